@@ -1,0 +1,83 @@
+"""The command line of a verb, in one call.
+
+A verb that trains or sweeps takes a run's config::
+
+    options = config.command_line(argv, verb="train", doc=__doc__)
+
+any other takes the fields of its own flat model::
+
+    request = config.request(argv, SampleRequest, verb="sample", doc=__doc__, positional=["model"])
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from ray_diffusion.config.help import request_help, run_help
+from ray_diffusion.config.loading import dump, load, parse, split_flags
+from ray_diffusion.config.schema import Config
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line of a run asks for."""
+
+    config: Config
+    dry_run: bool
+
+
+def command_line(argv: Sequence[str], *, verb: str, doc: str | None) -> Options:
+    """Read ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run]``.
+
+    ``--help`` and ``--print-config`` print to stdout and end the process here.
+
+    Args:
+        argv: The arguments behind the verb.
+        verb: The verb's name, for ``--help``.
+        doc: The verb's docstring, for ``--help``.
+
+    Raises:
+        ConfigError: With every problem at once.
+        SystemExit: With 0, after ``--help`` or ``--print-config``.
+    """
+    flags, rest = split_flags(argv)
+    if "--help" in flags:
+        print(run_help(verb, doc), end="")
+        raise SystemExit(0)
+    config = load(rest)
+    if "--print-config" in flags:
+        print(dump(config), end="")
+        raise SystemExit(0)
+    return Options(config, dry_run="--dry-run" in flags)
+
+
+def request(
+    argv: Sequence[str],
+    model: type[M],
+    *,
+    verb: str,
+    doc: str | None,
+    positional: Sequence[str] = (),
+) -> M:
+    """Read ``[WORD ...] [key=value ...]`` into a flat model; ``--name`` sets its bool ``name``.
+
+    Args:
+        argv: The arguments behind the verb.
+        model: What to build.
+        verb: The verb's name, for ``--help``.
+        doc: The verb's docstring, for ``--help``.
+        positional: Fields that bare words fill, in this order; see ``parse``.
+
+    Raises:
+        ConfigError: With every problem at once.
+        SystemExit: With 0, after ``--help``.
+    """
+    flags, rest = split_flags(argv, ["--help"])
+    if "--help" in flags:
+        print(request_help(verb, doc, model, positional), end="")
+        raise SystemExit(0)
+    return parse(rest, model, positional)

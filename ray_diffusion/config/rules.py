@@ -1,0 +1,90 @@
+"""Combinations of keys that cannot work, although each key alone is fine.
+
+To add a rule, add one entry to ``RULES``: the keys it is about (the first takes the blame), what
+must hold, and what to say when it does not; ``{section.key}`` in the message becomes the value.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, NamedTuple
+
+from ray_diffusion.config.schema import Config
+
+
+class Rule(NamedTuple):
+    """A condition on a whole config, and how to say that it is broken."""
+
+    keys: tuple[str, ...]
+    holds: Callable[[Config], bool]
+    message: str
+
+
+RULES: Final = (
+    Rule(
+        ("diffusion.beta_start", "diffusion.beta_end"),
+        lambda c: c.diffusion.beta_start < c.diffusion.beta_end,
+        "must be below diffusion.beta_end, {diffusion.beta_end}, got {diffusion.beta_start}",
+    ),
+    Rule(
+        ("data.image_size", "model.channel_mults"),
+        lambda c: c.data.image_size % 2 ** (len(c.model.channel_mults) - 1) == 0,
+        "{data.image_size} pixels cannot be halved once for each level of model.channel_mults "
+        "after the first",
+    ),
+    Rule(
+        ("data.global_batch_size", "cluster.num_workers"),
+        lambda c: c.data.global_batch_size >= c.cluster.num_workers,
+        "must be at least cluster.num_workers, {cluster.num_workers}, got {data.global_batch_size}",
+    ),
+    Rule(
+        ("model.channels",),
+        lambda c: c.model.channels % 8 == 0,
+        "must be a multiple of 8, got {model.channels}",
+    ),
+    Rule(
+        ("model.attention_levels", "model.channel_mults"),
+        lambda c: all(level < len(c.model.channel_mults) for level in c.model.attention_levels),
+        "names a level that model.channel_mults does not have; levels count from 0",
+    ),
+    Rule(
+        ("optim.warmup_images", "training.total_images"),
+        lambda c: c.optim.warmup_images <= c.training.total_images,
+        "must be at most training.total_images, {training.total_images}, got {optim.warmup_images}",
+    ),
+    Rule(
+        ("training.total_images", "data.global_batch_size"),
+        lambda c: c.training.total_images >= c.data.global_batch_size,
+        "must be at least data.global_batch_size, {data.global_batch_size}, "
+        "got {training.total_images}",
+    ),
+    Rule(
+        ("sampler.num_inference_steps", "diffusion.num_train_timesteps"),
+        lambda c: c.sampler.num_inference_steps <= c.diffusion.num_train_timesteps,
+        "must be at most diffusion.num_train_timesteps, {diffusion.num_train_timesteps}, "
+        "got {sampler.num_inference_steps}",
+    ),
+    Rule(
+        ("sampler.guidance_scale", "model.class_dropout_prob"),
+        lambda c: c.sampler.guidance_scale == 1 or c.model.class_dropout_prob > 0,
+        "guidance needs model.class_dropout_prob above 0; set it, or guidance_scale=1",
+    ),
+    Rule(
+        ("sampler.guidance_scale", "model.num_classes"),
+        lambda c: c.sampler.guidance_scale == 1 or c.model.num_classes != 0,
+        "guidance needs classes; set model.num_classes above 0, or guidance_scale=1",
+    ),
+)
+
+
+def broken(config: Config, skip: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """The rules that a config breaks.
+
+    Args:
+        config: The config to check.
+        skip: Keys whose value is not what the user gave; rules about them say nothing.
+
+    Yields:
+        The key to blame and what is wrong with it.
+    """
+    for rule in RULES:
+        if not any(key in skip for key in rule.keys) and not rule.holds(config):
+            yield rule.keys[0], rule.message.format(**dict(config))

@@ -1,0 +1,259 @@
+"""What a run is: every key, its default, its bounds and its meaning.
+
+Defaults describe the smallest complete run, class-conditional digits on a laptop. Progress is
+counted in images seen, so that it survives a change of batch size or of workers. Keys marked
+``MAY_CHANGE`` say where or how fast a run goes, not what it learns: they may differ when it is
+continued.
+
+To add a key, add one field here with a default, bounds and a description that names the unit.
+"""
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, ByteSize, Field
+from pydantic.config import JsonDict
+
+from ray_diffusion.config.values import Bool, Float, Int, Values
+
+MAY_CHANGE: Final[JsonDict] = {"may_change": True}
+
+# Checkpoint directories carry the count of images in 12 digits.
+MOST_IMAGES: Final = 10**12 - 1
+
+
+def _directory_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            "must be 1 to 100 letters, digits, dots, dashes or underscores, "
+            "the first a letter or digit"
+        )
+    return name
+
+
+Fraction = Annotated[Float, Field(ge=0, lt=1)]
+Images = Annotated[Int, Field(ge=1)]
+
+
+class Run(Values):
+    """Which run this is and where it is kept."""
+
+    name: Annotated[str, AfterValidator(_directory_name)] = Field(
+        default="digits", description="Names the run's directory below run.storage_url."
+    )
+    seed: Int = Field(
+        default=0, ge=0, le=2**31 - 1, description="Seed of the weights, the noise and the order."
+    )
+    storage_url: str = Field(
+        default="runs",
+        min_length=1,
+        description="Where runs are kept: a local path or any fsspec URL, such as s3://bucket/runs.",
+        json_schema_extra=MAY_CHANGE,
+    )
+
+
+class Data(Values):
+    """What is trained on."""
+
+    dataset_url: str = Field(
+        default="builtin:digits",
+        min_length=1,
+        description="A packed dataset's directory or URL, or the name of an embedded source.",
+    )
+    image_size: Int = Field(default=8, ge=4, le=1024, description="Height and width in pixels.")
+    global_batch_size: Int = Field(
+        default=128, ge=1, description="Images in one step, over all workers together."
+    )
+    horizontal_flip: Bool = Field(
+        default=False, description="Mirror every other training image, chosen at random."
+    )
+    cache_bytes: ByteSize = Field(
+        default=ByteSize(10 * 2**30),
+        ge=64 * 2**20,
+        description="Most local disk that shards fetched from dataset_url may take.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    workers: Int = Field(
+        default=0,
+        ge=0,
+        description="Threads per training worker that read and decode ahead; 0: when asked.",
+        json_schema_extra=MAY_CHANGE,
+    )
+
+
+class Diffusion(Values):
+    """The forward process, and what the network predicts."""
+
+    beta_schedule: Literal["linear", "cosine"] = Field(
+        default="cosine", description="How much noise each timestep adds."
+    )
+    num_train_timesteps: Int = Field(
+        default=1000, ge=2, le=10_000, description="Timesteps T of the forward process."
+    )
+    beta_start: Float = Field(
+        default=1e-4,
+        gt=0,
+        lt=1,
+        description="First beta of the linear schedule at T = 1000; other T rescale it by 1000/T.",
+    )
+    beta_end: Float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="Last beta of the linear schedule at T = 1000; other T rescale it by 1000/T.",
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] = Field(
+        default="v_prediction", description="What the network predicts from a noisy image."
+    )
+
+
+class Model(Values):
+    """The network."""
+
+    kind: Literal["unet"] = Field(default="unet", description="Architecture of the network.")
+    channels: Int = Field(default=32, ge=8, description="Channels at full resolution.")
+    channel_mults: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
+        default=(1, 2),
+        min_length=1,
+        description="Channels of each level, in multiples of model.channels; "
+        "each further level halves the resolution.",
+    )
+    blocks_per_level: Int = Field(default=2, ge=1, description="Residual blocks in each level.")
+    attention_levels: tuple[Annotated[Int, Field(ge=0)], ...] = Field(
+        default=(1,), description="Levels with self-attention; 0 is full resolution."
+    )
+    image_channels: Int | None = Field(
+        default=None, ge=1, le=64, description="Channels of an image; null: as the dataset has."
+    )
+    num_classes: Annotated[Int, Field(ge=0)] | None = Field(
+        default=None, description="Classes; null takes the dataset's, 0 trains without classes."
+    )
+    class_dropout_prob: Fraction = Field(
+        default=0.1, description="Probability that a label is hidden, for classifier-free guidance."
+    )
+
+
+class Optim(Values):
+    """How the weights are updated (AdamW)."""
+
+    lr: Float = Field(default=1e-3, gt=0, description="Learning rate once the warm-up is over.")
+    weight_decay: Float = Field(default=1e-3, ge=0, description="Decoupled weight decay.")
+    betas: tuple[Fraction, Fraction] = Field(
+        default=(0.9, 0.99), description="Decay per step of the gradient's two running moments."
+    )
+    lr_schedule: Literal["constant", "cosine", "linear"] = Field(
+        default="cosine", description="Course of the learning rate after the warm-up."
+    )
+    warmup_images: Int = Field(
+        default=0, ge=0, description="Images over which the learning rate rises from 0."
+    )
+    grad_clip: Float = Field(default=1.0, gt=0, description="Largest global gradient norm.")
+
+
+class Ema(Values):
+    """The moving average of the weights that images are made with."""
+
+    decay: Fraction = Field(default=0.995, description="Share of the average kept at each step.")
+    warmup_steps: Int = Field(
+        default=10,
+        ge=1,
+        description="The decay at step n is min(ema.decay, (1 + n) / (warmup_steps + n)).",
+    )
+
+
+class Training(Values):
+    """How long to train, and what to write on the way."""
+
+    total_images: Images = Field(
+        default=300_000, le=MOST_IMAGES, description="Images seen in the whole run."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Arithmetic of the forward pass; weights stay fp32."
+    )
+    log_every_images: Images = Field(default=2_560, description="Images between points of metrics.")
+    checkpoint_every_images: Images = Field(
+        default=64_000, description="Images between checkpoints.", json_schema_extra=MAY_CHANGE
+    )
+    validate_every_images: Images = Field(default=64_000, description="Images between validations.")
+    keep_checkpoints: Int = Field(
+        default=2, ge=1, description="Newest checkpoints to keep.", json_schema_extra=MAY_CHANGE
+    )
+
+
+class Cluster(Values):
+    """What the run asks of the Ray cluster."""
+
+    num_workers: Int = Field(
+        default=1, ge=1, description="Training processes.", json_schema_extra=MAY_CHANGE
+    )
+    use_gpu: Bool = Field(
+        default=False, description="Give each worker one GPU.", json_schema_extra=MAY_CHANGE
+    )
+    cpus_per_worker: Annotated[Int, Field(ge=1)] | None = Field(
+        default=None,
+        description="CPUs of each worker; null shares the cluster's evenly.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    max_failures: Int = Field(
+        default=3,
+        ge=0,
+        description="Restarts of the worker group before the run fails.",
+        json_schema_extra=MAY_CHANGE,
+    )
+
+
+class Tracking(Values):
+    """Where metrics go."""
+
+    uri: str | None = Field(
+        default=None,
+        description="MLflow server or store; null takes MLFLOW_TRACKING_URI, "
+        "else a SQLite file below run.storage_url.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    experiment: str = Field(
+        default="ray_diffusion",
+        min_length=1,
+        description="MLflow experiment that the run belongs to.",
+        json_schema_extra=MAY_CHANGE,
+    )
+
+
+class Sampler(Values):
+    """How images are made, unless a request says otherwise."""
+
+    solver: Literal["ddim", "ddpm"] = Field(
+        default="ddim", description="Reverse process.", json_schema_extra=MAY_CHANGE
+    )
+    num_inference_steps: Int = Field(
+        default=50,
+        ge=1,
+        description="Network evaluations per image.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    guidance_scale: Float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of classifier-free guidance; 1 is off.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    clip_x0: Bool = Field(
+        default=True,
+        description="Clip each estimate of the clean image to the data's range.",
+        json_schema_extra=MAY_CHANGE,
+    )
+
+
+class Config(Values):
+    """Everything that defines one training run."""
+
+    run: Run = Field(default_factory=Run)
+    data: Data = Field(default_factory=Data)
+    diffusion: Diffusion = Field(default_factory=Diffusion)
+    model: Model = Field(default_factory=Model)
+    optim: Optim = Field(default_factory=Optim)
+    ema: Ema = Field(default_factory=Ema)
+    training: Training = Field(default_factory=Training)
+    cluster: Cluster = Field(default_factory=Cluster)
+    tracking: Tracking = Field(default_factory=Tracking)
+    sampler: Sampler = Field(default_factory=Sampler)

@@ -1,0 +1,74 @@
+import pytest
+
+from ray_diffusion import config
+from ray_diffusion.config.rules import RULES
+from ray_diffusion.errors import ConfigError
+
+BROKEN = {
+    "beta_start": (
+        ["diffusion.beta_start=0.1"],
+        "diffusion.beta_start: must be below diffusion.beta_end, 0.02, got 0.1",
+    ),
+    "image_size": (
+        ["data.image_size=9"],
+        "data.image_size: 9 pixels cannot be halved once for each level of model.channel_mults "
+        "after the first",
+    ),
+    "global_batch_size": (
+        ["cluster.num_workers=200"],
+        "data.global_batch_size: must be at least cluster.num_workers, 200, got 128",
+    ),
+    "channels": (["model.channels=12"], "model.channels: must be a multiple of 8, got 12"),
+    "attention_levels": (
+        ["model.attention_levels=[0,2]"],
+        "model.attention_levels: names a level that model.channel_mults does not have; "
+        "levels count from 0",
+    ),
+    "warmup_images": (
+        ["optim.warmup_images=1e6"],
+        "optim.warmup_images: must be at most training.total_images, 300000, got 1000000",
+    ),
+    "total_images": (
+        ["training.total_images=100"],
+        "training.total_images: must be at least data.global_batch_size, 128, got 100",
+    ),
+    "num_inference_steps": (
+        ["diffusion.num_train_timesteps=20"],
+        "sampler.num_inference_steps: must be at most diffusion.num_train_timesteps, 20, got 50",
+    ),
+    "guidance_without_dropout": (
+        ["sampler.guidance_scale=2", "model.class_dropout_prob=0"],
+        "sampler.guidance_scale: guidance needs model.class_dropout_prob above 0; set it, "
+        "or guidance_scale=1",
+    ),
+    "guidance_without_classes": (
+        ["sampler.guidance_scale=2", "model.num_classes=0"],
+        "sampler.guidance_scale: guidance needs classes; set model.num_classes above 0, "
+        "or guidance_scale=1",
+    ),
+}
+
+
+def test_every_rule_has_a_case():
+    assert len(BROKEN) == len(RULES)
+
+
+@pytest.mark.parametrize(("argv", "line"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_rule_is_one_problem(argv: list[str], line: str):
+    with pytest.raises(ConfigError) as caught:
+        config.load(argv)
+    assert caught.value.problems == [line]
+
+
+def test_rules_are_checked_although_other_keys_are_wrong():
+    with pytest.raises(ConfigError) as caught:
+        config.load(["model.channels=12", "optim.lr=-1", "optim.lrr=1"])
+    assert "model.channels: must be a multiple of 8, got 12" in caught.value.problems
+    assert len(caught.value.problems) == 3
+
+
+def test_a_rule_about_a_wrong_key_says_nothing():
+    # With the default of 50 in place of `x`, the rule about the steps would be broken.
+    with pytest.raises(ConfigError) as caught:
+        config.load(["sampler.num_inference_steps=x", "diffusion.num_train_timesteps=20"])
+    assert caught.value.problems == ["sampler.num_inference_steps: 'x' is not a whole number"]

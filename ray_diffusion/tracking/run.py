@@ -1,0 +1,178 @@
+"""The MLflow run of an identity: found by its key, or made."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_diffusion.errors import TrackingError
+from ray_diffusion.tracking.client import brief, connect, is_missing
+from ray_diffusion.tracking.identity import KEY_TAG, RunIdentity
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARAMS_PER_CALL = 100
+"""MLflow refuses more in one request."""
+
+PARAM_CHARACTERS = 6000
+"""MLflow's limit for one value; whether it cuts or refuses longer ones is up to the server."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that exists in MLflow."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+
+    @property
+    def url(self) -> str | None:
+        """The run's page; None where no server serves one."""
+        return run_url(self.uri, self.experiment_id, self.run_id)
+
+
+def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:
+    """The page of a run; None where ``uri`` is a database and no server.
+
+    >>> run_url("http://mlflow:5000/", "1", "abc")
+    'http://mlflow:5000/#/experiments/1/runs/abc'
+    """
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def find_or_create(
+    identity: RunIdentity, *, run_id: str | None = None, deadline_s: float | None = None
+) -> Run:
+    """The run of an identity, with its params and tags written.
+
+    Processes of one machine that ask at the same time get one run. Two machines nearly always do:
+    the run that started first is taken and the other one is deleted.
+
+    Args:
+        identity: The run wanted.
+        run_id: The id that it had, if known; used while that run exists.
+        deadline_s: How long to wait, in seconds; None for as long as the calls take. A search that
+            takes longer goes on in the background: the run it makes is found by the next one.
+
+    Raises:
+        TrackingError: If MLflow cannot be reached, refuses, or takes longer than the deadline.
+    """
+    if deadline_s is None:
+        return _find_or_create(identity, run_id)
+    outcome: list[Run | TrackingError] = []
+
+    def search() -> None:
+        try:
+            outcome.append(_find_or_create(identity, run_id))
+        except TrackingError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=search, name="mlflow-run", daemon=True)
+    thread.start()
+    thread.join(deadline_s)
+    if not outcome:
+        raise TrackingError(f"MLflow at {identity.uri} did not answer within {deadline_s:g} s")
+    if isinstance(outcome[0], TrackingError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
+    try:
+        client = connect(identity.uri)
+        if run_id is not None and (known := _by_id(client, identity.uri, run_id)):
+            return known
+        with _one_at_a_time(identity.run_key):
+            experiment_id = _experiment(client, identity)
+            found = _earliest(client, experiment_id, identity.run_key)
+            if found is None:
+                found = _create(client, experiment_id, identity)
+            _describe(client, found, identity)
+        return Run(identity.uri, experiment_id, found)
+    except TrackingError:
+        raise
+    # Everything: MLflow raises its own errors, requests', SQLAlchemy's and the drivers' of both.
+    except Exception as error:
+        raise TrackingError(f"MLflow at {identity.uri}: {brief(error)}") from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(run_key: str) -> Iterator[None]:
+    """Keep this machine's processes from making the same run twice: MLflow has no unique key."""
+    path = Path(tempfile.gettempdir()) / f"ray-diffusion-{os.getuid()}-{run_key}.lock"
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _create(client: "MlflowClient", experiment_id: str, identity: RunIdentity) -> str:
+    tags = dict(identity.tags) | {KEY_TAG: identity.run_key}
+    made = client.create_run(experiment_id, run_name=identity.name, tags=tags).info.run_id
+    # Another machine may have made it too, since we looked.
+    first = _earliest(client, experiment_id, identity.run_key)
+    if first is None or first == made:
+        return str(made)
+    client.delete_run(made)
+    return first
+
+
+def _by_id(client: "MlflowClient", uri: str, run_id: str) -> Run | None:
+    try:
+        info = client.get_run(run_id).info
+    except Exception as error:
+        if is_missing(error):
+            return None
+        raise
+    return Run(uri, info.experiment_id, run_id) if info.lifecycle_stage == "active" else None
+
+
+def _experiment(client: "MlflowClient", identity: RunIdentity) -> str:
+    experiment = client.get_experiment_by_name(identity.experiment)
+    if experiment is None:
+        try:
+            return client.create_experiment(identity.experiment, identity.artifact_location)
+        except Exception:
+            # Another process may have made it since we looked.
+            experiment = client.get_experiment_by_name(identity.experiment)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {identity.experiment!r} was deleted in MLflow; "
+            "restore it or choose another tracking.experiment"
+        )
+    return str(experiment.experiment_id)
+
+
+def _earliest(client: "MlflowClient", experiment_id: str, run_key: str) -> str | None:
+    runs = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
+    first = min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+    return first.info.run_id if first else None
+
+
+def _describe(client: "MlflowClient", run_id: str, identity: RunIdentity) -> None:
+    """Write the params and tags that the run lacks: MLflow refuses to change a param."""
+    from mlflow.entities import Param, RunTag
+
+    data = client.get_run(run_id).data
+    tags = [RunTag(key, value) for key, value in _lacking(identity.tags, data.tags)]
+    params = [
+        Param(key, value[:PARAM_CHARACTERS])
+        for key, value in _lacking(identity.params, data.params)
+    ]
+    for start in range(0, max(len(params), len(tags)), PARAMS_PER_CALL):
+        piece = slice(start, start + PARAMS_PER_CALL)
+        client.log_batch(run_id, params=params[piece], tags=tags[piece])
+
+
+def _lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in wanted.items() if key not in present]

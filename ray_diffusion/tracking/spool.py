@@ -1,0 +1,249 @@
+"""A run's metrics on local disk, on their way to MLflow.
+
+A spool is three files: ``NAME.jsonl``, to which events are only ever appended; ``NAME.acked``, how
+far MLflow has them; and ``NAME.lock``, held by the one process that writes. Writing a line costs
+the training step microseconds whatever the tracking server does, and what is written is shipped,
+by this process or by the next one.
+
+Exactly one point for each (name, step) comes from two marks. The *high-water mark* of a name is
+its largest step so far: training that restarts from a checkpoint computes the same values again,
+and points at or below the mark are skipped. The *acked offset* moves only after MLflow has taken
+what lies before it; what is sent twice, because the process died in between, carries the same
+timestamp and is stored once.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ray_diffusion.errors import StorageError
+from ray_diffusion.tracking.batch import BATCH_POINTS, Batch, batches
+from ray_diffusion.tracking.events import Artifact, Event, Points, Status, encode
+from ray_diffusion.tracking.lock import hold
+
+SYNC_EVERY = 50
+"""Events between two fdatasync: one costs milliseconds, a line costs 20 microseconds."""
+
+PENDING_EVENTS = 100_000
+"""Events kept in memory while the disk is full, about 20 MB."""
+
+WRITE_EVENTS = 1000
+"""Events in one write: bounds what a step pays for trying again while the disk is full."""
+
+LOCK_WAIT_S = 5.0
+"""How long to wait for a killed predecessor to be gone."""
+
+logger = logging.getLogger(__name__)
+
+
+class Spool:
+    """A durable, append-only log of events and how much of it has arrived.
+
+    After it is open, no fault of the disk is raised: training must go on. Events that cannot be
+    written wait in memory for the next `log`. Beyond `PENDING_EVENTS` new ones are refused and
+    counted in ``lost``; their marks do not move, so a restart from a checkpoint records them.
+
+    `log`, `add_artifact`, `set_status` and `sync` may be called by one thread while another one
+    calls `unshipped` and `ack`.
+
+    Args:
+        path: The log, ``….jsonl``; its directory is made.
+
+    Attributes:
+        errors: How often the disk refused something.
+        lost: Events refused because memory for waiting ones ran out.
+
+    Raises:
+        UsageError: If another process has this spool open.
+        StorageError: If the files cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.errors = 0
+        self.lost = 0
+        self._acked_path = path.with_suffix(".acked")
+        self._mutex = threading.Lock()
+        self._pending: list[bytes] = []
+        self._torn = False  # a write stopped halfway: cut the file back to _size before the next
+        self._unsynced = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = hold(path.with_suffix(".lock"), LOCK_WAIT_S)
+            self._file = path.open("ab", buffering=0)
+            self._size = _cut_torn_line(path)
+            self._acked, self._acked_marks = self._read_acked()
+            self._marks, self._backlog = dict(self._acked_marks), 0
+            for batch in self.unshipped():
+                self._marks.update(batch.marks)
+                self._backlog += batch.num_points
+        except OSError as error:
+            raise StorageError(f"cannot open the metric spool {path}: {error}") from error
+
+    @property
+    def backlog(self) -> int:
+        """Points that MLflow does not have yet."""
+        return self._backlog
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything recorded has arrived."""
+        return self._acked == self._size and not self._pending
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the values of some metrics at a step, except those recorded before.
+
+        Args:
+            step: Progress, in images seen.
+            metrics: Values by name. NaN and infinities are kept; MLflow stores an infinity as the
+                largest double.
+        """
+        with self._mutex:
+            new = {
+                name: float(value)
+                for name, value in metrics.items()
+                if step > self._marks.get(name, -1)
+            }
+            if new and self._append(Points(_now_ms(), step, new)):
+                self._marks.update(dict.fromkeys(new, step))
+                self._backlog += len(new)
+
+    def add_artifact(self, path: Path, folder: str) -> None:
+        """Record that a local file or directory belongs to the run.
+
+        Args:
+            path: The file or directory; it has to stay there until it is shipped.
+            folder: Where the run's artifacts should have it; "" for the top.
+        """
+        with self._mutex:
+            self._append(Artifact(_now_ms(), str(path.absolute()), folder))
+
+    def set_status(self, status: str) -> None:
+        """Record a state of the run: RUNNING, FINISHED, FAILED or KILLED."""
+        with self._mutex:
+            self._append(Status(_now_ms(), status))
+
+    def unshipped(self, limit: int = BATCH_POINTS) -> Iterator[Batch]:
+        """What lies behind the acked offset, in order.
+
+        Args:
+            limit: The most points in one batch.
+
+        Raises:
+            OSError: If the disk fails.
+            ValueError: If the spool is closed.
+        """
+        with self._mutex:
+            start, end = self._acked, self._size
+        if start == end:
+            return
+        # Before anything is sent: what a power cut takes away is recorded again at another time,
+        # and would then be there twice.
+        os.fdatasync(self._file.fileno())
+        with self.path.open("rb") as file:
+            yield from batches(file, start, end, limit)
+
+    def ack(self, batch: Batch) -> None:
+        """Note that a batch of `unshipped` has arrived, so that it is not sent again.
+
+        Raises:
+            OSError: If the note cannot be written; the batch is then sent again one day.
+            ValueError: If the spool is closed: the batch belongs to whoever opens it next.
+        """
+        if self._file.closed:
+            raise ValueError(f"{self.path} is closed")
+        marks = self._acked_marks | batch.marks
+        beside = self._acked_path.with_suffix(".acked.tmp")
+        beside.write_text(json.dumps({"offset": batch.end, "marks": marks}))
+        os.replace(beside, self._acked_path)
+        with self._mutex:
+            self._acked, self._acked_marks = batch.end, marks
+            self._backlog -= batch.num_points
+
+    def sync(self) -> None:
+        """Put everything recorded so far where a power cut cannot take it."""
+        with self._mutex:
+            self._drain()
+            self._fdatasync()
+
+    def close(self) -> None:
+        """Make the log durable and let go of it; closing twice is fine."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+            self._lock.close()
+
+    def _append(self, event: Event) -> bool:
+        """Take an event, on disk if possible; False if there is no room for it anywhere."""
+        if len(self._pending) >= PENDING_EVENTS:
+            self._drain()
+        if len(self._pending) >= PENDING_EVENTS:
+            self.lost += 1
+            return False
+        self._pending.append(encode(event))
+        self._drain()
+        self._unsynced += 1
+        if self._unsynced >= SYNC_EVERY or not isinstance(event, Points):
+            self._fdatasync()
+        return True
+
+    def _drain(self) -> None:
+        """Write what waits in memory; on a fault it stays there for the next time."""
+        while self._pending:
+            lines = self._pending[:WRITE_EVENTS]
+            data = b"".join(lines)
+            try:
+                if self._torn:
+                    self._file.truncate(self._size)
+                self._torn = True
+                if self._file.write(data) != len(data):
+                    raise OSError("the disk took only a part")
+            except OSError as error:
+                if not self.errors:
+                    logger.warning("cannot write %s (%s): metrics wait in memory", self.path, error)
+                self.errors += 1
+                return
+            self._torn = False
+            self._size += len(data)
+            del self._pending[: len(lines)]
+
+    def _fdatasync(self) -> None:
+        try:
+            os.fdatasync(self._file.fileno())
+            self._unsynced = 0
+        except OSError:
+            self.errors += 1
+
+    def _read_acked(self) -> tuple[int, dict[str, int]]:
+        """The offset and the marks there; a damaged note only means that all is sent again."""
+        try:
+            note = json.loads(self._acked_path.read_bytes())
+            return min(int(note["offset"]), self._size), dict(note["marks"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return 0, {}
+
+
+def _cut_torn_line(path: Path) -> int:
+    """Cut off a last line without its line feed, as a killed writer leaves; the size then."""
+    block = 1 << 16
+    with path.open("r+b") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - block)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end != size:
+            file.truncate(end)
+    return end
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -10,6 +10,7 @@
     │   ├── DataError        3   a dataset is missing, damaged or of the wrong kind
     │   ├── TrackingError    3   MLflow is unreachable where it cannot be done without
     │   └── ClusterError     3   Ray is unreachable or too small
+    ├── WorkersFailed        1   the workers failed more often than they may be restarted
     ├── Diverged             4   the loss or a gradient is no longer finite
     └── Preempted           75   stopped on request after a checkpoint: run the same command again
 
@@ -69,6 +70,10 @@ class TrackingError(EnvironmentFailure):
 
 class ClusterError(EnvironmentFailure):
     """Ray is unreachable or too small."""
+
+
+class WorkersFailed(RayDiffusionError):
+    """The workers failed more often than ``cluster.max_failures`` allows."""
 
 
 class Diverged(RayDiffusionError):

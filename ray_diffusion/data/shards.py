@@ -1,0 +1,125 @@
+"""Random access to the examples of webdataset tar shards."""
+
+import io
+import os
+import tarfile
+import threading
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ray_diffusion.data.cache import ShardCache
+from ray_diffusion.data.manifest import Manifest
+from ray_diffusion.errors import DataError
+
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+
+
+class Member(NamedTuple):
+    """Where one example lies in its shard.
+
+    Attributes:
+        key: The example's key.
+        fields: Offset and bytes of each of its files, by extension.
+    """
+
+    key: str
+    fields: dict[str, tuple[int, int]]
+
+
+def index(descriptor: int) -> list[Member]:
+    """Find the examples of a tar shard from its headers alone.
+
+    Args:
+        descriptor: The open shard; its file offset is moved.
+
+    Returns:
+        The examples in the order of the shard. Files that share a name up to the first dot of
+        the base name, and stand together, are one example (webdataset's rule).
+    """
+    members: list[Member] = []
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for entry in tar:
+                if not entry.isreg():
+                    continue
+                folder, base = os.path.split(entry.name)
+                stem, _, extension = base.partition(".")
+                key = os.path.join(folder, stem)
+                if not members or members[-1].key != key:
+                    members.append(Member(key, {}))
+                members[-1].fields[extension.lower()] = (entry.offset_data, entry.size)
+    return members
+
+
+class Shards:
+    """The decoded examples of one split.
+
+    Args:
+        cache: Opens the shards.
+        manifest: Describes the dataset.
+        split: Which split.
+    """
+
+    def __init__(self, cache: ShardCache, manifest: Manifest, split: str) -> None:
+        self._cache, self._manifest = cache, manifest
+        self._shards = manifest.splits[split]
+        self._open: dict[int, tuple[int, list[Member]]] = {}
+        self._lock = threading.Lock()
+
+    def example(self, shard: int, position: int) -> tuple[NDArray[np.uint8], int]:
+        """Read and decode one example.
+
+        Args:
+            shard: Index of its shard.
+            position: Its index within the shard.
+
+        Returns:
+            The image, uint8, shape ``(C, H, W)``, and its label (0 in a dataset without labels).
+
+        Raises:
+            DataError: If the shard or the example cannot be read.
+        """
+        descriptor, members = self._opened(shard)
+        member = members[position]
+        where = f"{self._shards[shard].name}: example '{member.key}'"
+        try:
+            extension = next(e for e in IMAGE_EXTENSIONS if e in member.fields)
+            image = np.asarray(Image.open(io.BytesIO(_read(descriptor, member, extension))))
+            label = int(_read(descriptor, member, "cls")) if self._manifest.classes else 0
+        except StopIteration:
+            raise DataError(f"{where} has no image ({', '.join(IMAGE_EXTENSIONS)})") from None
+        except (KeyError, ValueError, OSError) as error:
+            raise DataError(f"{where} cannot be decoded: {error}") from error
+        image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        expected = (self._manifest.channels, *[self._manifest.image_size] * 2)
+        if image.shape != expected:
+            raise DataError(f"{where} has shape {image.shape}, the manifest says {expected}")
+        return image, label
+
+    def close(self) -> None:
+        """Close all shards."""
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1][0])
+
+    def _opened(self, shard: int) -> tuple[int, list[Member]]:
+        with self._lock:
+            if shard not in self._open:
+                descriptor = self._cache.open(self._shards[shard])
+                try:
+                    members = index(descriptor)
+                except (tarfile.TarError, OSError) as error:
+                    os.close(descriptor)
+                    name = self._shards[shard].name
+                    raise DataError(f"{name} is not a tar file: {error}") from error
+                self._open[shard] = descriptor, members
+            return self._open[shard]
+
+
+def _read(descriptor: int, member: Member, extension: str) -> bytes:
+    offset, size = member.fields[extension]
+    return os.pread(descriptor, size, offset)

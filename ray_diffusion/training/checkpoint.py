@@ -1,0 +1,119 @@
+"""Checkpoint directories: written, found again, verified, thinned out.
+
+``model.safetensors``, ``ema.safetensors``, ``trainer.pt`` (the optimizer; loads with
+``weights_only=True``), ``state.json``, ``config.yaml``, and last the seal, ``manifest.json``.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ray_diffusion.config import Config, dump
+from ray_diffusion.errors import UsageError
+from ray_diffusion.storage import MANIFEST, Directory
+from ray_diffusion.training.state import TrainState
+
+NAME = re.compile(r"checkpoint-(\d{12})")
+
+
+def name_of(images_seen: int) -> str:
+    """The name of a checkpoint; names sort by age."""
+    return f"checkpoint-{images_seen:012d}"
+
+
+def names(run: Directory) -> list[str]:
+    """The checkpoints of a run, oldest first, whole or not."""
+    return [name for name in run.names() if NAME.fullmatch(name)]
+
+
+def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    # Without the memory format: the bytes of a file should not depend on the device's layout.
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+
+
+def write(directory: Path, state: TrainState, config: Config, fingerprint: str) -> None:
+    """Write the state into an empty local directory.
+
+    Args:
+        directory: Where to; exists.
+        state: What to write.
+        config: The run's resolved configuration.
+        fingerprint: Of the dataset; a checkpoint refuses to go on with another one.
+    """
+    save_file(_weights(state.network), directory / "model.safetensors")
+    save_file(_weights(state.average), directory / "ema.safetensors")
+    torch.save(state.optimizer.state_dict(), directory / "trainer.pt")
+    facts = {
+        "images_seen": state.images_seen,
+        "steps": state.steps,
+        "dataset_fingerprint": fingerprint,
+        "metrics": state.metrics,
+        "best": state.best,
+    }
+    (directory / "state.json").write_text(json.dumps(facts, indent=1))
+    (directory / "config.yaml").write_text(dump(config))
+
+
+def load(directory: Path, state: TrainState, fingerprint: str, device: torch.device) -> None:
+    """Continue from a checkpoint.
+
+    Args:
+        directory: A whole checkpoint, on this machine.
+        state: Overwritten.
+        fingerprint: Of the dataset that training will read.
+        device: Where the state lives.
+
+    Raises:
+        UsageError: If the checkpoint was trained on other data.
+    """
+    facts = json.loads((directory / "state.json").read_text())
+    if facts["dataset_fingerprint"] != fingerprint:
+        raise UsageError(
+            f"the checkpoint was trained on dataset {facts['dataset_fingerprint']}, "
+            f"data.dataset_url now holds {fingerprint}; choose another run.name"
+        )
+    state.network.load_state_dict(load_file(directory / "model.safetensors", device=str(device)))
+    state.average.load_state_dict(load_file(directory / "ema.safetensors", device=str(device)))
+    moments = torch.load(directory / "trainer.pt", map_location=device, weights_only=True)
+    state.optimizer.load_state_dict(moments)
+    state.images_seen, state.steps = facts["images_seen"], facts["steps"]
+    state.metrics, state.best = facts["metrics"], facts["best"]
+
+
+def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str | None:
+    """Bring the newest whole checkpoint of a run to this machine.
+
+    Args:
+        run: The run's directory.
+        into: Where to; an empty directory.
+        warn: Told of each damaged checkpoint that is passed over. One without a seal was never
+            finished, which is no damage.
+
+    Returns:
+        The checkpoint's name, or None if the run has none.
+    """
+    for name in reversed(names(run)):
+        for leftover in into.iterdir():
+            leftover.unlink()
+        problem = run.fetch(name, into)
+        if problem is None:
+            return name
+        if problem != f"has no {MANIFEST}":
+            warn(f"{run.url}/{name} {problem}; using the one before it")
+    return None
+
+
+def thin_out(run: Directory, keep: int) -> None:
+    """Delete all but the newest checkpoints.
+
+    Args:
+        run: The run's directory.
+        keep: How many stay, at least 1.
+    """
+    for name in names(run)[:-keep]:
+        run.remove(name)

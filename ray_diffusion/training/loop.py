@@ -1,0 +1,185 @@
+"""The training loop."""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_diffusion.config import Config
+from ray_diffusion.data.order import Order
+from ray_diffusion.data.reader import Dataset
+from ray_diffusion.errors import Diverged, Preempted
+from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.training import checkpoint
+from ray_diffusion.training.collective import rank_and_world
+from ray_diffusion.training.harness import Harness
+from ray_diffusion.training.state import initial_state
+from ray_diffusion.training.step import StepResult, train_step
+from ray_diffusion.training.validation import previews, validation_loss
+
+
+class _Interval:
+    """Means since the last log line. A log line precedes each checkpoint, so none spans one."""
+
+    def __init__(self) -> None:
+        self.steps, self.images, self.waited = 0, 0, 0.0
+        self.loss: Tensor | float = 0.0
+        self.started = time.perf_counter()
+
+    def add(self, result: StepResult, images: int, waited: float) -> None:
+        self.steps += 1
+        self.images += images
+        self.waited += waited
+        self.loss = self.loss + result.loss  # stays on the device: no wait for it in the step
+
+    def metrics(self, last: StepResult) -> dict[str, float]:
+        loss, seconds = float(self.loss) / self.steps, time.perf_counter() - self.started
+        return {
+            "train/loss": loss,
+            "train/grad_norm": float(last.grad_norm),
+            "train/lr": last.lr,
+            "train/images_per_second": self.images / seconds,
+            "train/data_wait_fraction": self.waited / seconds,
+        }
+
+
+def _check_finite(metrics: dict[str, float], images_seen: int) -> None:
+    for name in ("train/loss", "train/grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise Diverged(
+                f"{name} is {metrics[name]} after {images_seen:,} images; "
+                "lower optim.lr or raise optim.warmup_images, under another run.name"
+            )
+
+
+class _Training:
+    """One run of the loop: the data, the state, and what happens at intervals."""
+
+    def __init__(self, config: Config, harness: Harness, device: torch.device) -> None:
+        self.config, self.harness, self.device = config, harness, device
+        self.rank, self.world = rank_and_world()
+        data = config.data
+        self.train, self.val = (
+            Dataset(data.dataset_url, split, data.image_size, data.cache_bytes)
+            for split in ("train", "val")
+        )
+        self.fingerprint = self.train.manifest.fingerprint
+        self.table = logsnr_table(config).to(device)
+        self.state = initial_state(config, device)
+        with tempfile.TemporaryDirectory() as scratch:
+            if harness.restore(Path(scratch)):
+                checkpoint.load(Path(scratch), self.state, self.fingerprint, device)
+
+    def run(self) -> None:
+        """Train to the end of the budget, or until a worker is asked to stop."""
+        config, state = self.config, self.state
+        data, total = config.data, config.training.total_images
+        batches = self.train.stream(
+            Order(self.train.sizes, config.run.seed),
+            state.images_seen,
+            data.global_batch_size,
+            self.rank,
+            self.world,
+            data.workers,
+            config.run.seed if data.horizontal_flip else None,
+        )
+        interval = _Interval()
+        while state.images_seen < total:
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - asked
+            result = train_step(state, batch, config, self.table, self.harness.should_stop())
+            interval.add(result, data.global_batch_size, waited)
+            stopping = self._stopping(result)
+            if self._due(config.training.log_every_images) or self._save_due() or stopping:
+                self._log(interval.metrics(result))
+                if self._validation_due():
+                    self._validate()
+                if self._save_due() or stopping:
+                    self._save()
+                interval = _Interval()
+            if stopping:
+                raise Preempted(
+                    f"stopped after {state.images_seen:,} images, with a checkpoint; "
+                    "the same command continues"
+                )
+
+    def close(self) -> None:
+        """Close all files."""
+        self.train.close()
+        self.val.close()
+
+    def _due(self, every: int) -> bool:
+        """Whether this step crossed a multiple of ``every`` images, or was the last."""
+        seen, batch = self.state.images_seen, self.config.data.global_batch_size
+        last = seen >= self.config.training.total_images
+        return last or seen // every > (seen - batch) // every
+
+    def _save_due(self) -> bool:
+        # Validations are saved too: what they found (`best`) must not be lost.
+        return self._due(self.config.training.checkpoint_every_images) or self._validation_due()
+
+    def _validation_due(self) -> bool:
+        return self._due(self.config.training.validate_every_images)
+
+    def _stopping(self, result: StepResult) -> bool:
+        # Reading the votes waits for the device; several workers agree through the sum alone.
+        return bool(result.stop_votes > 0)
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        _check_finite(metrics, self.state.images_seen)
+        self.state.metrics |= metrics
+        if self.rank == 0:
+            self.harness.log(self.state.images_seen, metrics)
+
+    def _validate(self) -> None:
+        state = self.state
+        found = {"val/loss": validation_loss(state.average, self.val, self.config, self.table)}
+        state.metrics |= found
+        if found["val/loss"] <= state.best.get("val/loss", math.inf):
+            state.best = found | {"images_seen": state.images_seen}
+        if self.rank == 0:
+            self.harness.log(state.images_seen, found)
+            self.harness.show(state.images_seen, previews(state, self.config))
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            with tempfile.TemporaryDirectory() as scratch:
+                checkpoint.write(Path(scratch), self.state, self.config, self.fingerprint)
+                self.harness.save(Path(scratch), self.state.images_seen)
+
+
+def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, Any]:
+    """Train one process to the end of its budget, continuing from the newest checkpoint.
+
+    Args:
+        config: The resolved configuration of the run.
+        harness: How the loop is resumed, saved, watched and stopped.
+        device: Where to train.
+
+    Returns:
+        ``images_seen``, ``steps``, ``metrics`` (the last of each) and ``best``.
+
+    Raises:
+        DataError: If the dataset cannot be read.
+        StorageError: If a checkpoint cannot be written.
+        Diverged: If the loss or the gradient is no longer finite. The last checkpoint is whole:
+            nothing that is not finite is ever saved.
+        Preempted: If a worker was asked to stop; a checkpoint was saved.
+    """
+    training = _Training(config, harness, device)
+    try:
+        training.run()
+    finally:
+        training.close()
+    state = training.state
+    return {
+        "images_seen": state.images_seen,
+        "steps": state.steps,
+        "metrics": state.metrics,
+        "best": state.best,
+    }

@@ -1,0 +1,237 @@
+"""The only place that starts training on Ray."""
+
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from ray_diffusion import config as configs
+from ray_diffusion.cluster import worker
+from ray_diffusion.cluster.board import Board
+from ray_diffusion.cluster.lineage import spool_directory
+from ray_diffusion.cluster.plan import CONFIG, Plan
+from ray_diffusion.cluster.progress import ProgressLine
+from ray_diffusion.cluster.summary import Summary
+from ray_diffusion.config import Config
+from ray_diffusion.errors import (
+    ClusterError,
+    Diverged,
+    Preempted,
+    RayDiffusionError,
+    TrackingError,
+    WorkersFailed,
+)
+from ray_diffusion.storage import cache_dir
+from ray_diffusion.tracking.run import find_or_create
+from ray_diffusion.tracking.tracker import Tracker
+from ray_diffusion.training import checkpoint
+
+MLFLOW_WAIT_S = 20.0  # for the run's id at the start; afterwards the spool is enough
+BOARD_PERIOD_S = 0.5
+MODEL_FILES = ("config.yaml", "ema.safetensors")
+STATUSES = {Diverged: ("diverged", "FAILED"), Preempted: ("preempted", "KILLED")}
+
+
+def fit(plan: Plan) -> Summary:
+    """Train a run to its end on the connected cluster, from its newest checkpoint.
+
+    Args:
+        plan: What to train.
+
+    Returns:
+        The summary, which is also in the run's directory.
+
+    Raises:
+        RayDiffusionError: The reason, if the run did not reach its end; the summary is written
+            all the same.
+    """
+    config = fitted_to_cluster(plan.config)
+    spools = spool_directory(config)
+    run_id = _mlflow_run(plan)
+    summary = Summary("failed", plan.run.url, mlflow_run_id=run_id, tracking_uri=plan.identity.uri)
+    mlflow_status, started = "FAILED", time.monotonic()
+    with Tracker(spools, "driver", plan.identity, run_id=run_id) as tracker:
+        files = _Files(plan, tracker)
+        files.write(CONFIG, configs.dump(plan.config))
+        files.write("run.json", json.dumps(_origin(plan, run_id), indent=1))
+        tracker.status("RUNNING")
+        try:
+            outcome, summary.restarts = _train(plan, config, run_id)
+            summary.images_seen, summary.steps = outcome["images_seen"], outcome["steps"]
+            summary.metrics, summary.best = outcome["metrics"], outcome["best"]
+            files.export_model()
+            summary.status, mlflow_status = "finished", "FINISHED"
+        except RayDiffusionError as error:
+            summary.status, mlflow_status = STATUSES.get(type(error), ("failed", "FAILED"))
+            raise
+        finally:
+            summary.seconds = time.monotonic() - started
+            newest = checkpoint.names(plan.run)[-1:]
+            summary.checkpoint = f"{plan.run.url}/{newest[0]}" if newest else None
+            summary.write(plan.run)
+            summary.shipped = tracker.finish(mlflow_status)
+    return summary
+
+
+class _Files:
+    """Writes files of the run to its directory, and hands them to MLflow."""
+
+    def __init__(self, plan: Plan, tracker: Tracker) -> None:
+        self._run, self._tracker = plan.run, tracker
+        # MLflow wants local files, which stay until they are shipped.
+        self._local = plan.run.local_path() or spool_directory(plan.config)
+
+    def write(self, name: str, content: str) -> None:
+        self._run.write(name, content)
+        if self._run.local_path() is None:
+            self._local.mkdir(parents=True, exist_ok=True)
+            (self._local / name).write_text(content)
+        self._tracker.artifact(self._local / name)
+
+    def export_model(self) -> None:
+        """Write ``model/``: what sampling needs of the newest checkpoint, and no more."""
+        with tempfile.TemporaryDirectory() as scratch:
+            source, model = Path(scratch, "checkpoint"), Path(scratch, "model")
+            source.mkdir()
+            checkpoint.fetch_newest(self._run, source, print)
+            model.mkdir()
+            for name in MODEL_FILES:
+                (source / name).rename(model / name)
+            self._run.publish(model, "model")
+            if self._run.local_path() is None:
+                model.rename(self._local / "model")
+        self._tracker.artifact(self._local / "model", "model")
+
+
+def _origin(plan: Plan, run_id: str | None) -> dict[str, Any]:
+    identity = plan.identity
+    return {"run_key": identity.run_key, "mlflow_run_id": run_id} | dict(identity.tags)
+
+
+def _mlflow_run(plan: Plan) -> str | None:
+    try:
+        return find_or_create(plan.identity, deadline_s=MLFLOW_WAIT_S).run_id
+    except TrackingError as error:
+        print(f"warning: {error}; training goes on, and what it records is shipped later")
+        return None
+
+
+def fitted_to_cluster(config: Config) -> Config:
+    """Share the cluster's CPUs out to the workers.
+
+    Args:
+        config: The resolved configuration.
+
+    Returns:
+        The configuration with ``cluster.cpus_per_worker`` known.
+
+    Raises:
+        ClusterError: If the cluster is too small.
+    """
+    have, want = ray.cluster_resources(), config.cluster  # type: ignore[no-untyped-call]
+    cpus = want.cpus_per_worker or max(1, int(have.get("CPU", 0)) // want.num_workers)
+    need = {"CPU": cpus * want.num_workers, "GPU": want.num_workers * want.use_gpu}
+    for resource, amount in need.items():
+        if have.get(resource, 0) < amount:
+            raise ClusterError(
+                f"cluster.num_workers={want.num_workers} needs {amount} {resource}s, the cluster "
+                f"has {have.get(resource, 0):g}; lower it, or join more nodes"
+            )
+    return configs.override(config, {"cluster.cpus_per_worker": cpus})
+
+
+def _train(plan: Plan, config: Config, run_id: str | None) -> tuple[dict[str, Any], int]:
+    """Run the workers; what the first one returned, and how often they were started again."""
+    board = Board.remote()  # type: ignore[attr-defined]
+    cluster = config.cluster
+    trainer = ray.train.torch.TorchTrainer(
+        worker.train,  # type: ignore[arg-type] # may return a value, which Result carries
+        train_loop_config=vars(worker.Assignment(config, plan.identity, run_id, board)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker or 1}
+            | ({"GPU": 1} if cluster.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg] # typed for Train V1
+            # Ray's own notes on the launch, of no use after it: checkpoints are ours (0002).
+            name=f"{config.run.name}-{os.getpid()}-{time.time_ns()}",
+            storage_path=str(cache_dir() / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with _stop_on_signals(board):
+        result, error = _watched(trainer.fit, board)
+    failure = ray.get(board.failure.remote())
+    if failure is not None:
+        raise failure
+    if error is not None:
+        raise _explained(error, config)
+    return result.return_value, ray.get(board.read.remote())["restarts"]
+
+
+def _watched(fit: Callable[[], Any], board: Any) -> tuple[Any, Exception | None]:
+    """Call ``fit`` in a thread and show progress meanwhile; its result, or what it raised.
+
+    In a thread Ray Train leaves the signals alone, so that Ctrl-C can save first.
+    """
+    results: list[Any] = []
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            results.append(fit())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="ray-train", daemon=True)
+    thread.start()
+    progress = ProgressLine()
+    while thread.is_alive():
+        progress.show(ray.get(board.read.remote()))
+        thread.join(BOARD_PERIOD_S)
+    progress.clear()
+    return (results[0], None) if results else (None, errors[0])
+
+
+@contextmanager
+def _stop_on_signals(board: Any) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM save and stop; on a second Ctrl-C stop at once."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        board.request_stop.remote()
+        print("\nstopping after a checkpoint; Ctrl-C again stops at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the business of whoever owns the process
+        return
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _explained(error: Exception, config: Config) -> RayDiffusionError:
+    """What to tell the user of workers that kept failing."""
+    causes = getattr(error, "worker_failures", None) or {0: error}
+    rank, cause = sorted(causes.items())[0]
+    cause = getattr(cause, "_base_exc", cause)
+    last = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+    return WorkersFailed(
+        f"worker {rank} failed more than cluster.max_failures={config.cluster.max_failures} "
+        f"times: {last}"
+    )

@@ -1,0 +1,156 @@
+"""All that can be checked and counted before a cluster is asked for anything."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ray_diffusion import config as configs
+from ray_diffusion.cluster import lineage, summary
+from ray_diffusion.config import Config
+from ray_diffusion.data.reader import Dataset
+from ray_diffusion.errors import ConfigError, UsageError
+from ray_diffusion.models.build import build
+from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.storage import Directory, absolute
+from ray_diffusion.tracking.identity import RunIdentity
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start.
+
+    Attributes:
+        config: Resolved: nothing is left to default, locations are absolute.
+        run: The run's directory.
+        identity: The MLflow run.
+        train_images: Examples of the train split.
+        val_images: Examples of the val split.
+        parameters: Weights of the network.
+        finished: The summary of the run, if it is already done.
+    """
+
+    config: Config
+    run: Directory
+    identity: RunIdentity
+    train_images: int
+    val_images: int
+    parameters: int
+    finished: "summary.Summary | None"
+
+    def describe(self) -> str:
+        """The plan in a few lines for a person."""
+        c = self.config
+        steps = math.ceil(c.training.total_images / c.data.global_batch_size)
+        images = steps * c.data.global_batch_size
+        megabytes = self.parameters * 4 * 4 / 1e6  # weights, average and two moments in float32
+        rows = {
+            "run": f"{c.run.name}, in {self.run.url}",
+            "data": f"{c.data.dataset_url}: {self.train_images:,} training and "
+            f"{self.val_images:,} validation images, {c.data.image_size} pixels, "
+            f"{c.model.num_classes} classes",
+            "model": f"{c.model.kind}, {self.parameters:,} parameters; "
+            f"a checkpoint is {megabytes:,.0f} MB",
+            "diffusion": f"{c.diffusion.beta_schedule} schedule, "
+            f"T = {c.diffusion.num_train_timesteps}, {c.diffusion.prediction_type}",
+            "training": f"{steps:,} steps of {c.data.global_batch_size} = {images:,} images "
+            f"({images / self.train_images:.0f} epochs), {c.training.precision}",
+            "workers": f"{c.cluster.num_workers} on {'GPUs' if c.cluster.use_gpu else 'CPUs'}",
+            "tracking": f"{self.identity.uri}, experiment {c.tracking.experiment}",
+        }
+        return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+def _absolute_storage(url: str) -> str:
+    """Make a storage location absolute; a job's own working directory is no place for results."""
+    if "://" not in url and not os.path.isabs(os.path.expanduser(url)):
+        here = Path.cwd()
+        if "runtime_resources" in here.parts:  # Ray deletes a job's unpacked working_dir
+            return str(Path.home() / "ray_diffusion" / url)
+    return absolute(url)
+
+
+def _resolve(config: Config, dataset: Dataset) -> Config:
+    """Fill in what follows from the dataset, and refuse what contradicts it."""
+    manifest, model = dataset.manifest, config.model
+    classes, channels = len(manifest.classes), manifest.channels
+    problems = []
+    if model.num_classes not in (None, 0, classes):
+        problems.append(
+            f"model.num_classes: {model.num_classes}, but the dataset has {classes}; "
+            "0 trains without classes"
+        )
+    if model.image_channels not in (None, channels):
+        problems.append(
+            f"model.image_channels: {model.image_channels}, but the dataset has {channels}"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return configs.override(
+        config,
+        {
+            "run.storage_url": _absolute_storage(config.run.storage_url),
+            "model.num_classes": classes if model.num_classes is None else model.num_classes,
+            "model.image_channels": channels,
+        },
+    )
+
+
+def _refuse_changes(config: Config, run: Directory) -> None:
+    content = run.read(CONFIG)
+    if content is None:
+        return
+    old = configs.flatten(configs.from_yaml(content.decode(), f"{run.url}/{CONFIG}"))
+    changed = configs.differences(old, config)
+    if changed:
+        raise UsageError(
+            f"run '{config.run.name}' exists with another configuration; "
+            "choose another run.name, or go back to:\n" + "\n".join(changed)
+        )
+
+
+def prepare(config: Config) -> Plan:
+    """Check everything that can be checked without a cluster.
+
+    Args:
+        config: A configuration as the user gave it.
+
+    Returns:
+        The plan. Nothing has been written, but for a built-in dataset packed into the cache.
+
+    Raises:
+        ConfigError: If the configuration contradicts the dataset or itself.
+        UsageError: If the run exists with another configuration.
+        DataError: If the dataset cannot be read.
+        StorageError: If the run's directory cannot be written.
+    """
+    data = config.data
+    try:
+        logsnr_table(config)
+    except ValueError as error:
+        raise ConfigError([f"diffusion: {error}"]) from error
+    if not data.dataset_url.startswith("builtin:"):
+        config = configs.override(config, {"data.dataset_url": absolute(data.dataset_url)})
+    train, val = (
+        Dataset(data.dataset_url, split, data.image_size, data.cache_bytes)
+        for split in ("train", "val")
+    )
+    config = _resolve(config, train)
+    run = lineage.run_directory(config)
+    run.check_writable()
+    _refuse_changes(config, run)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build(config).parameters())
+    return Plan(
+        config,
+        run,
+        lineage.identity(config, train.manifest.fingerprint),
+        len(train),
+        len(val),
+        parameters,
+        summary.finished(run, config),
+    )

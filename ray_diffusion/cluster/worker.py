@@ -1,0 +1,167 @@
+"""What one Ray Train worker does: run the loop, with the outside world in its hands."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from PIL import Image
+from torch import Tensor, distributed
+
+from ray_diffusion.cluster.lineage import run_directory, spool_directory
+from ray_diffusion.config import Config
+from ray_diffusion.errors import RayDiffusionError
+from ray_diffusion.storage import Directory
+from ray_diffusion.tracking.curve import plot_loss
+from ray_diffusion.tracking.identity import RunIdentity
+from ray_diffusion.tracking.tracker import Tracker
+from ray_diffusion.training.harness import Harness, in_directory
+from ray_diffusion.training.loop import loop
+
+STOP_POLL_S = 0.5  # how often a loop may ask the driver whether to stop
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a launch hands to each worker.
+
+    Attributes:
+        config: The resolved configuration.
+        identity: The MLflow run.
+        run_id: Its id, or None if MLflow could not be reached.
+        board: The actor that links workers and driver.
+    """
+
+    config: Config
+    identity: RunIdentity
+    run_id: str | None
+    board: Any
+
+
+def train(fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Train as one worker of the group.
+
+    Args:
+        fields: The fields of an ``Assignment``; Ray Train hands on dictionaries alone.
+
+    Returns:
+        What ``loop`` returns; None if the run failed for a reason that the board knows, which
+        a restart of the workers would not cure.
+    """
+    assignment = Assignment(**fields)
+    board, rank = assignment.board, ray.train.get_context().get_world_rank()
+    torch.set_num_threads(assignment.config.cluster.cpus_per_worker or 1)
+    if rank == 0:
+        board.started.remote()
+    try:
+        with ExitStack() as stack:
+            return _train(assignment, rank, stack)
+    except RayDiffusionError as error:
+        ray.get(board.fail.remote(error))
+    except Exception:
+        # Another worker may have failed for good and closed its connections, which we then feel.
+        if ray.get(board.failure.remote()) is None:
+            raise
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # wakes workers that wait for this one
+    return None
+
+
+def _train(assignment: Assignment, rank: int, stack: ExitStack) -> dict[str, Any]:
+    config, board = assignment.config, assignment.board
+    run = run_directory(config)
+    record = _Record(assignment, run, stack) if rank == 0 else None
+    harness = in_directory(
+        run,
+        config.training.keep_checkpoints,
+        log=record.log if record else lambda images_seen, metrics: None,
+        show=record.show if record else lambda images_seen, pictures: None,
+        should_stop=_stop_poll(board) if rank == 0 else lambda: False,
+        warn=lambda message: board.warn.remote(message) if rank == 0 else None,
+    )
+    outcome = loop(
+        config, record.watch_saves(harness) if record else harness, ray.train.torch.get_device()
+    )
+    if record:
+        record.finish()
+    return outcome
+
+
+def _stop_poll(board: Any) -> Callable[[], bool]:
+    """A question to the board that never waits for the answer."""
+    pending, asked_at = board.stop_requested.remote(), time.monotonic()
+
+    def should_stop() -> bool:
+        nonlocal pending, asked_at
+        if time.monotonic() - asked_at < STOP_POLL_S:
+            return False
+        answered, _ = ray.wait([pending], timeout=0)
+        if not answered:
+            return False
+        stop = bool(ray.get(pending))
+        pending, asked_at = board.stop_requested.remote(), time.monotonic()
+        return stop
+
+    return should_stop
+
+
+class _Record:
+    """What the first worker writes down: metrics, pictures, progress, at the end the loss curve."""
+
+    def __init__(self, assignment: Assignment, run: Directory, stack: ExitStack) -> None:
+        config = assignment.config
+        self._run, self._board = run, assignment.board
+        self._name = config.run.name
+        self._total = config.training.total_images
+        self._spools = spool_directory(config)
+        # Artifacts wait here for MLflow: in the run's directory where that is on this machine.
+        self._local = run.local_path() or self._spools
+        self._tracker = stack.enter_context(
+            Tracker(self._spools, "train", assignment.identity, run_id=assignment.run_id)
+        )
+
+    def log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
+        self._tracker.log(images_seen, metrics)
+        if "train/loss" in metrics:
+            facts = {
+                "images_seen": images_seen,
+                "total_images": self._total,
+                "loss": metrics["train/loss"],
+                "images_per_second": metrics["train/images_per_second"],
+                "data_wait_fraction": metrics["train/data_wait_fraction"],
+            }
+            self._board.post.remote(facts)
+
+    def show(self, images_seen: int, pictures: Mapping[str, Tensor]) -> None:
+        for weights, picture in pictures.items():
+            suffix = "" if weights == "ema" else f"-{weights}"
+            path = self._local / "samples" / f"{images_seen:012d}{suffix}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.numpy()).save(path)
+            self._keep(path, "samples")
+
+    def watch_saves(self, harness: Harness) -> Harness:
+        """The harness, with each saved checkpoint told to the board."""
+
+        def save(directory: Path, images_seen: int) -> None:
+            self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
+            harness.save(directory, images_seen)
+            self._board.post.remote({"checkpoint_at": time.time()})
+
+        return replace(harness, save=save)
+
+    def finish(self) -> None:
+        path = self._local / "loss.png"
+        plot_loss(self._spools / "train.jsonl", path, self._name)
+        self._keep(path, "")
+
+    def _keep(self, path: Path, folder: str) -> None:
+        self._tracker.artifact(path, folder)
+        if self._run.local_path() is None:
+            self._run.put(path, f"{folder}/{path.name}".lstrip("/"))

@@ -1,0 +1,43 @@
+"""Train a diffusion model on Ray: on this machine, on RAY_ADDRESS, or inside a Ray job.
+
+The same command again continues the run, whatever stopped it.
+"""
+
+import sys
+
+from ray_diffusion import config, errors
+
+
+def main(argv: list[str]) -> None:
+    """Train, or say why not.
+
+    Args:
+        argv: ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run]``.
+    """
+    options = config.command_line(argv, verb="train", doc=__doc__)
+    from ray_diffusion.cluster.connect import connected
+    from ray_diffusion.cluster.lineage import ship_leftovers
+    from ray_diffusion.cluster.plan import prepare
+
+    plan = prepare(options.config)
+    print(plan.describe(), flush=True)
+    if plan.finished and not options.dry_run:
+        print("\nalready finished; another run.name starts anew\n")
+        plan.finished.shipped = ship_leftovers(plan.config, plan.identity)
+        print(plan.finished.block())
+        return
+    cluster = plan.config.cluster
+    wanted = cluster.num_workers * (cluster.cpus_per_worker or 1)
+    with connected(least_cpus=wanted):
+        from ray_diffusion.cluster.launch import fit, fitted_to_cluster
+
+        if options.dry_run:
+            cpus = fitted_to_cluster(plan.config).cluster.cpus_per_worker
+            print(f"{'cluster':<10} fits, {cpus} CPUs per worker\n\ndry run: nothing was changed")
+            return
+        summary = fit(plan)
+    print(f"\n{summary.block()}")
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

@@ -22,17 +22,29 @@ def _hash(key: str, purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{purpose}/{key}".encode(), digest_size=8).digest())
 
 
-def split_of(key: str, val_fraction: float) -> str:
-    """The split of an example: a function of its key, so adding data never moves an example.
+def split(examples: Iterable[Example], val_fraction: float) -> dict[str, list[Example]]:
+    """Divide examples into splits, each class in the same proportion.
+
+    Within a class the examples whose keys hash lowest go to the validation split, so the division
+    depends neither on the order of the source nor on a generator.
 
     Args:
-        key: The example's key.
-        val_fraction: Share of examples that are kept for validation, in [0, 1).
+        examples: All examples.
+        val_fraction: Share of each class that is kept for validation, in (0, 1).
 
     Returns:
-        ``"train"`` or ``"val"``.
+        ``train`` and ``val``.
     """
-    return "val" if _hash(key, "split") < val_fraction * 2**64 else "train"
+    by_class: dict[int, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_class[example.label].append(example)
+    splits: dict[str, list[Example]] = {"train": [], "val": []}
+    for members in by_class.values():
+        members.sort(key=lambda example: _hash(example.key, "split"))
+        held_out = round(len(members) * val_fraction)
+        splits["val"] += members[:held_out]
+        splits["train"] += members[held_out:]
+    return splits
 
 
 def _write_shard(path: Path, examples: Iterable[Example]) -> None:
@@ -76,7 +88,7 @@ def pack(
         source: A key of ``SOURCES``.
         out: Where the dataset goes, a path or URL.
         image_size: Side of the images, pixels.
-        val_fraction: Share of examples kept for validation, in [0, 1).
+        val_fraction: Share of examples kept for validation, in (0, 1).
         examples_per_shard: Examples of each shard but the last of a split.
 
     Returns:
@@ -86,10 +98,7 @@ def pack(
         StorageError: If ``out`` cannot be written.
     """
     classes, examples = SOURCES[source](image_size)
-    by_split: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_split[split_of(example.key, val_fraction)].append(example)
-
+    by_split = split(examples, val_fraction)
     train = np.stack([example.image for example in by_split["train"]]) / 255
     pixels = train.reshape(-1, train.shape[3] if train.ndim == 4 else 1)
     directory = Directory(out)
@@ -98,12 +107,12 @@ def pack(
         channels=pixels.shape[1],
         classes=classes,
         splits={
-            split: tuple(_publish_shards(directory, split, by_split[split], examples_per_shard))
-            for split in sorted(by_split)
+            name: tuple(_publish_shards(directory, name, members, examples_per_shard))
+            for name, members in by_split.items()
         },
         class_counts={
-            split: np.bincount([e.label for e in members], minlength=len(classes)).tolist()
-            for split, members in sorted(by_split.items())
+            name: np.bincount([e.label for e in members], minlength=len(classes)).tolist()
+            for name, members in by_split.items()
         },
         channel_mean=pixels.mean(0).round(6).tolist(),
         channel_std=pixels.std(0).round(6).tolist(),

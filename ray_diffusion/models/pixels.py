@@ -28,7 +28,7 @@ def decode(x0: Tensor) -> Tensor:
     return ((x0.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def contact_sheet(images: Tensor, columns: int, least_side: int = 32, gap: int = 2) -> Tensor:
+def contact_sheet(images: Tensor, columns: int, least_side: int = 48, gap: int = 2) -> Tensor:
     """Lay images out in rows, small ones enlarged so that a person can see them.
 
     Args:

@@ -28,8 +28,9 @@ def absolute(url: str) -> str:
         url: A URL, or a local path, which may be relative or start with ``~``.
 
     Returns:
-        The URL as it is; a path made absolute.
+        The URL as it is; a path, or what ``file://`` stands before, as an absolute path.
     """
+    url = url.removeprefix("file://")
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
@@ -44,15 +45,41 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def _explained(action: str, url: str) -> Iterator[None]:
-    """Turn what a store's client raises, of whatever class, into one line for the user."""
+def explained(action: str, url: str) -> Iterator[None]:
+    """Turn what a store's client raises, of whatever class, into one line for the user.
+
+    Args:
+        action: What is being done, as it follows "cannot".
+        url: To what.
+
+    Raises:
+        StorageError: If the block raises.
+    """
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"cannot {action} {url}: {reason}") from error
+        raise StorageError(f"cannot {action} {url}: {' '.join(reason.split())}") from error
+
+
+def make_cache_dir(name: str) -> Path:
+    """One of the cache's directories, made if there is none yet.
+
+    Args:
+        name: Its name below ``cache_dir()``.
+
+    Returns:
+        Its path.
+
+    Raises:
+        StorageError: If it cannot be made; the line says what to set.
+    """
+    path = cache_dir() / name
+    with explained("make the cache directory (set XDG_CACHE_HOME)", str(path)):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def digest(path: Path) -> dict[str, int | str]:
@@ -74,6 +101,16 @@ def seal(directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=1))
 
 
+def _listed(manifest: bytes) -> dict[str, object] | None:
+    """The files that a manifest lists, or None if it is damaged."""
+    try:
+        files: dict[str, object] = dict(json.loads(manifest)["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    # Plain names only: a path could lead out of the directory.
+    return files if all(name == os.path.basename(name) for name in files) else None
+
+
 def damage(directory: Path) -> str | None:
     """What is wrong with a sealed local directory.
 
@@ -84,10 +121,10 @@ def damage(directory: Path) -> str | None:
         None if every file is as the manifest says, else the first difference in words.
     """
     try:
-        files = json.loads((directory / MANIFEST).read_text())["files"]
+        files = _listed((directory / MANIFEST).read_bytes())
     except FileNotFoundError:
         return f"has no {MANIFEST}"
-    except (ValueError, KeyError, TypeError):
+    if files is None:
         return f"has a damaged {MANIFEST}"
     for name, expected in files.items():
         path = directory / name
@@ -110,7 +147,7 @@ class Directory:
 
     def __init__(self, url: str) -> None:
         self.url = absolute(url).rstrip("/")
-        with _explained("use", self.url):
+        with explained("use", self.url):
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
 
     def __truediv__(self, name: str) -> "Directory":
@@ -122,7 +159,7 @@ class Directory:
 
     def names(self) -> list[str]:
         """Names of what the directory holds, sorted; empty if it does not exist."""
-        with _explained("list", self.url):
+        with explained("list", self.url):
             self._fs.invalidate_cache(self._root)
             try:
                 found = self._fs.ls(self._root, detail=False)
@@ -132,7 +169,7 @@ class Directory:
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or None if there is none."""
-        with _explained("read", f"{self.url}/{name}"):
+        with explained("read", f"{self.url}/{name}"):
             try:
                 content: bytes = self._fs.cat_file(f"{self._root}/{name}")
             except (FileNotFoundError, NotADirectoryError):
@@ -150,11 +187,15 @@ class Directory:
     def put(self, path: Path, name: str) -> None:
         """Upload a whole local file under a name."""
         target = f"{self._root}/{name}"
-        with _explained("write", f"{self.url}/{name}"):
+        with explained("write", f"{self.url}/{name}"):
             self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             if is_local(self.url):  # copying is not atomic on a file system; renaming is
-                shutil.copyfile(path, f"{target}.tmp")
-                os.replace(f"{target}.tmp", target)
+                temporary = Path(f"{target}.tmp")
+                try:
+                    shutil.copyfile(path, temporary)
+                    os.replace(temporary, target)
+                finally:
+                    temporary.unlink(missing_ok=True)
             else:
                 self._fs.put_file(str(path), target)
 
@@ -188,12 +229,11 @@ class Directory:
             return f"has no {MANIFEST}"
         into.mkdir(parents=True, exist_ok=True)
         (into / MANIFEST).write_bytes(content)
-        try:
-            names = list(json.loads(content)["files"])
-        except (ValueError, KeyError, TypeError):
+        files = _listed(content)
+        if files is None:
             return f"has a damaged {MANIFEST}"
-        with _explained("read", source.url):
-            for file in names:
+        with explained("read", source.url):
+            for file in files:
                 try:
                     self._fs.get_file(f"{source._root}/{file}", str(into / file))
                 except FileNotFoundError:
@@ -203,7 +243,7 @@ class Directory:
     def remove(self, name: str) -> None:
         """Delete a file or directory; nothing happens if there is none."""
         target = f"{self._root}/{name}"
-        with _explained("delete", f"{self.url}/{name}"):
+        with explained("delete", f"{self.url}/{name}"):
             with suppress(FileNotFoundError, NotADirectoryError):
                 # The manifest first: from here on the directory does not count.
                 self._fs.rm_file(f"{target}/{MANIFEST}")
@@ -217,10 +257,12 @@ class Directory:
             StorageError: If it cannot.
         """
         probe = f".probe-{os.getpid()}"
-        existed = bool(self.names())
-        self.write(probe, b"")
-        self.remove(probe)
         local = self.local_path()
-        if local is not None and not existed:
-            with suppress(OSError):
-                local.rmdir()
+        made = [] if local is None else [p for p in (local, *local.parents) if not p.exists()]
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        finally:
+            for path in made:
+                with suppress(OSError):  # another process may have come to use it meanwhile
+                    path.rmdir()

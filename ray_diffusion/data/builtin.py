@@ -7,7 +7,7 @@ from ray_diffusion.data.manifest import VERSION, read_manifest
 from ray_diffusion.data.pack import pack
 from ray_diffusion.data.sources import SOURCES
 from ray_diffusion.errors import DataError, UsageError
-from ray_diffusion.storage import absolute, cache_dir
+from ray_diffusion.storage import absolute, make_cache_dir
 
 SCHEME = "builtin:"
 
@@ -38,12 +38,12 @@ def resolve(url: str, image_size: int) -> str:
 
     Raises:
         UsageError: If there is no built-in dataset of that name.
+        StorageError: If the cache cannot be written.
     """
     if not url.startswith(SCHEME):
         return absolute(url)
     name = source_name(url)
-    directory = cache_dir() / "datasets" / f"{name}-{image_size}-v{VERSION}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory = make_cache_dir("datasets") / f"{name}-{image_size}-v{VERSION}"
     with directory.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a node start together
         try:

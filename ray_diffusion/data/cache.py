@@ -4,22 +4,21 @@ import fcntl
 import os
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from ray_diffusion.data.manifest import Shard
-from ray_diffusion.errors import DataError
-from ray_diffusion.storage import Directory, cache_dir
+from ray_diffusion.errors import DataError, EnvironmentFailure
+from ray_diffusion.storage import Directory, explained, make_cache_dir
 
 CHUNK = 1 << 20  # bytes
 
 
-def crc32_of(path: Path) -> int:
-    """CRC-32 of a file."""
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc
+def _size_and_crc32(descriptor: int) -> tuple[int, int]:
+    size, crc32 = 0, 0
+    while chunk := os.pread(descriptor, CHUNK, size):
+        size, crc32 = size + len(chunk), zlib.crc32(chunk, crc32)
+    return size, crc32
 
 
 class ShardCache:
@@ -50,51 +49,72 @@ class ShardCache:
 
         Raises:
             DataError: If the shard is missing, or not what the manifest says.
-            StorageError: If the storage cannot be read.
+            StorageError: If the storage cannot be read, or the cache cannot be written.
         """
         local = self._dataset.local_path()
         with self._lock:
-            path = self._download(shard) if local is None else local / shard.name
-            if shard.name not in self._verified:
-                self._verify(path, shard)
-                self._verified.add(shard.name)
-        return os.open(path, os.O_RDONLY)
+            return self._cached(shard) if local is None else self._in_place(local, shard)
 
-    def _verify(self, path: Path, shard: Shard) -> None:
-        where = f"shard {self._dataset.url}/{shard.name}"
+    def _in_place(self, dataset: Path, shard: Shard) -> int:
+        path = dataset / shard.name
         try:
-            size, crc32 = path.stat().st_size, crc32_of(path)
+            descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise DataError(f"{where} cannot be read: {error.strerror}") from error
-        if (size, crc32) != (shard.bytes, shard.crc32):
-            raise DataError(
-                f"{where} is damaged: {size} bytes, CRC {crc32:08x}; the manifest says "
-                f"{shard.bytes} bytes, CRC {shard.crc32:08x}; pack the dataset again"
-            )
+            raise DataError(f"{self._where(shard)} cannot be read: {error.strerror}") from error
+        if shard.name not in self._verified:
+            try:
+                with explained("read", str(path)):
+                    found = _size_and_crc32(descriptor)
+                self._verify(shard, *found)
+            except EnvironmentFailure:
+                os.close(descriptor)
+                raise
+        return descriptor
 
-    def _download(self, shard: Shard) -> Path:
-        directory = cache_dir() / "shards"
-        directory.mkdir(parents=True, exist_ok=True)
+    def _cached(self, shard: Shard) -> int:
+        directory = make_cache_dir("shards")
         path = directory / f"{shard.crc32:08x}-{shard.bytes}.tar"
         with (directory / f"{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one download per node
-            if path.exists():
-                os.utime(path)  # recently used
-                return path
-            self._evict(directory, shard.bytes)
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY)
+                known = shard.name in self._verified
+                if known or _size_and_crc32(descriptor) == (shard.bytes, shard.crc32):
+                    os.utime(descriptor)  # recently used
+                    self._verified.add(shard.name)
+                    return descriptor
+                os.close(descriptor)  # the disk spoiled it: download it again
             content = self._dataset.read(shard.name)
             if content is None:
-                raise DataError(f"shard {self._dataset.url}/{shard.name} is missing")
+                raise DataError(f"{self._where(shard)} is missing")
+            self._verify(shard, len(content), zlib.crc32(content))
+            self._evict(directory, shard.bytes)
             temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(content)
-            self._verify(temporary, shard)
-            os.replace(temporary, path)
-        return path
+            with explained("write", str(temporary)):
+                temporary.write_bytes(content)
+                # Opened before another process can evict it.
+                descriptor = os.open(temporary, os.O_RDONLY)
+                os.replace(temporary, path)
+        return descriptor
+
+    def _where(self, shard: Shard) -> str:
+        return f"shard {self._dataset.url}/{shard.name}"
+
+    def _verify(self, shard: Shard, size: int, crc32: int) -> None:
+        if (size, crc32) != (shard.bytes, shard.crc32):
+            raise DataError(
+                f"{self._where(shard)} is damaged: {size} bytes, CRC {crc32:08x}; the manifest "
+                f"says {shard.bytes} bytes, CRC {shard.crc32:08x}; pack the dataset again"
+            )
+        self._verified.add(shard.name)
 
     def _evict(self, directory: Path, needed: int) -> None:
-        files = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in directory.glob("*.tar"))
+        files = []
+        for path in directory.glob("*.tar"):
+            with suppress(FileNotFoundError):  # other processes evict too
+                files.append((path.stat().st_mtime, path.stat().st_size, path))
         total = sum(size for _, size, _ in files)
-        for _, size, path in files:
+        for _, size, path in sorted(files):
             if total + needed <= self._limit:
                 return
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ Three ideas make it cheap at any size:
 """
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,8 +122,10 @@ class Order:
         self.num_examples = int(self._sizes.sum())
         wanted = min(MAX_LANES, len(sizes)) if lanes is None else lanes
         self.lanes = max(1, min(wanted, self.num_examples))
-        self._seed, self._block = seed, block
-        self._epochs: dict[int, _Epoch] = {}
+        # A batch straddles two epochs at most, at any real size.
+        self._epoch = lru_cache(maxsize=2)(
+            partial(_Epoch, self._sizes, seed, lanes=self.lanes, block=block)
+        )
 
     def locate(self, positions: Int) -> tuple[Int, Int, Int]:
         """Which examples stand at positions of the stream.
@@ -172,10 +175,3 @@ class Order:
             parts.append(start + offsets[lane] + (j - before) * self.lanes)
             done += count
         return np.concatenate(parts)
-
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            if len(self._epochs) > 1:  # a batch straddles two epochs at most, at any real size
-                self._epochs.pop(min(self._epochs))
-            self._epochs[epoch] = _Epoch(self._sizes, self._seed, epoch, self.lanes, self._block)
-        return self._epochs[epoch]

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ray_diffusion.data.cache import ShardCache
 from ray_diffusion.data.manifest import Manifest
 from ray_diffusion.errors import DataError
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+LABEL = "cls"
 
 
 class Member(NamedTuple):
@@ -82,29 +83,41 @@ class Shards:
 
         Raises:
             DataError: If the shard or the example cannot be read.
+            StorageError: If the storage cannot be read.
         """
         descriptor, members = self._opened(shard)
         member = members[position]
         where = f"{self._shards[shard].name}: example '{member.key}'"
+        extension = next((e for e in IMAGE_EXTENSIONS if e in member.fields), None)
+        if extension is None:
+            raise DataError(f"{where} has no image ({', '.join(IMAGE_EXTENSIONS)})")
         try:
-            extension = next(e for e in IMAGE_EXTENSIONS if e in member.fields)
             image = np.asarray(Image.open(io.BytesIO(_read(descriptor, member, extension))))
-            label = int(_read(descriptor, member, "cls")) if self._manifest.classes else 0
-        except StopIteration:
-            raise DataError(f"{where} has no image ({', '.join(IMAGE_EXTENSIONS)})") from None
-        except (KeyError, ValueError, OSError) as error:
-            raise DataError(f"{where} cannot be decoded: {error}") from error
+        except Exception as error:  # decoders raise errors of any class
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+            raise DataError(f"{where} cannot be decoded: {reason}") from error
         image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
         expected = (self._manifest.channels, *[self._manifest.image_size] * 2)
         if image.shape != expected:
             raise DataError(f"{where} has shape {image.shape}, the manifest says {expected}")
-        return image, label
+        return image, self._label(descriptor, member, where)
 
     def close(self) -> None:
         """Close all shards."""
         with self._lock:
             while self._open:
                 os.close(self._open.popitem()[1][0])
+
+    def _label(self, descriptor: int, member: Member, where: str) -> int:
+        classes = len(self._manifest.classes)
+        if not classes:
+            return 0
+        if LABEL not in member.fields:
+            raise DataError(f"{where} has no label ({LABEL})")
+        text = _read(descriptor, member, LABEL)
+        if not text.isdigit() or int(text) >= classes:
+            raise DataError(f"{where} has label {text!r}, the manifest says 0 to {classes - 1}")
+        return int(text)
 
     def _opened(self, shard: int) -> tuple[int, list[Member]]:
         with self._lock:
@@ -116,6 +129,12 @@ class Shards:
                     os.close(descriptor)
                     name = self._shards[shard].name
                     raise DataError(f"{name} is not a tar file: {error}") from error
+                if len(members) != self._shards[shard].examples:
+                    os.close(descriptor)
+                    raise DataError(
+                        f"{self._shards[shard].name} holds {len(members)} examples, "
+                        f"the manifest says {self._shards[shard].examples}"
+                    )
                 self._open[shard] = descriptor, members
             return self._open[shard]
 

@@ -111,7 +111,7 @@ def _fetch(directory: Directory, into: Path) -> str:
         if name is None:
             raise StorageError(f"{directory.url} has no whole checkpoint")
         return f"{directory.url}/{name}"
-    if directory.read("ema.safetensors") is None:
+    if not {"config.yaml", "ema.safetensors"} <= set(directory.names()):
         raise UsageError(
             f"{directory.url} is no model: it is neither a run with a checkpoint, "
             "nor a checkpoint, nor an exported model"

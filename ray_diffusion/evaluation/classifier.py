@@ -1,6 +1,6 @@
 """A small classifier of a dataset's own classes: judge of classes, and source of features."""
 
-from pathlib import Path
+import os
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ray_diffusion.data.reader import Dataset
 from ray_diffusion.errors import DataError
 from ray_diffusion.models.pixels import encode
-from ray_diffusion.storage import cache_dir
+from ray_diffusion.storage import make_cache_dir
 
 VERSION = 1  # raise it with any change below: figures of another classifier do not compare
 EPOCHS = 40
@@ -33,12 +33,14 @@ class Classifier(nn.Module):
             nn.AdaptiveAvgPool2d(2),
             nn.Flatten(),
             nn.Linear(256, FEATURES),
-            nn.ReLU(),
         )
         self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))  # type: ignore[no-any-return]
+        return self._classify(self.features(x))
+
+    def _classify(self, features: Tensor) -> Tensor:
+        return self.head(features.relu())  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,10 +50,12 @@ class Classifier(nn.Module):
             images: uint8, shape ``(N, C, H, W)``.
 
         Returns:
-            Features, float64, shape ``(N, 64)``, and classes, int64, shape ``(N,)``.
+            Features, float64, shape ``(N, 64)``, and classes, int64, shape ``(N,)``. Features are
+            taken before their ReLU: some never pass it on the train split, and one that did so on
+            another split would be infinitely far away.
         """
         features = self.features(encode(images))
-        return features.double(), self.head(features).argmax(1)
+        return features.double(), self._classify(features).argmax(1)
 
 
 def _fit(dataset: Dataset) -> Classifier:
@@ -84,18 +88,18 @@ def classifier_of(dataset: Dataset) -> Classifier:
 
     Raises:
         DataError: If the dataset has no classes.
+        StorageError: If the cache cannot be written.
     """
     manifest = dataset.manifest
     if len(manifest.classes) < 2:
         raise DataError(f"{dataset.url} has no classes, so nothing can judge its images by class")
-    path: Path = cache_dir() / "classifiers" / f"{manifest.fingerprint}-v{VERSION}.safetensors"
+    path = make_cache_dir("classifiers") / f"{manifest.fingerprint}-v{VERSION}.safetensors"
     if path.exists():
         model = Classifier(manifest.channels, len(manifest.classes))
         model.load_state_dict(load_file(path))
     else:
         model = _fit(dataset)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # others may train it meanwhile
         save_file(model.state_dict(), temporary)
         temporary.replace(path)
     return model.eval().requires_grad_(False)

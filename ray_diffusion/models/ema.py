@@ -26,8 +26,8 @@ def decay_at(step: int, decay: float, warmup_steps: int) -> float:
     Args:
         step: Updates made before this one.
         decay: The final decay, in [0, 1).
-        warmup_steps: How slowly the decay rises, at least 1; about ``warmup_steps * decay /
-            (1 - decay)`` updates until it is final.
+        warmup_steps: How slowly the decay rises, at least 1; it is final after
+            ``(warmup_steps * decay - 1) / (1 - decay)`` updates.
 
     Returns:
         The decay, in [0, 1).

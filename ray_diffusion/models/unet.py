@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NORM_GROUPS = 8  # divides every width, as channels are a multiple of 8
-HEAD_WIDTH = 32  # channels per attention head, where the width allows
+HEAD_WIDTH = 32  # channels per attention head; more where 32 does not divide the width
+
+
+def _start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class LogsnrEmbedding(nn.Module):
@@ -46,7 +51,7 @@ class ResidualBlock(nn.Module):
             if in_channels != out_channels
             else nn.Identity()
         )
-        nn.init.zeros_(self.conv_out.weight)  # a new block starts as the identity
+        _start_at_zero(self.conv_out)  # a new block starts as its skip connection
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x)))
@@ -60,11 +65,12 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD_WIDTH)
+        most = max(1, channels // HEAD_WIDTH)
+        self.heads = next(n for n in range(most, 0, -1) if channels % n == 0)
         self.norm = nn.GroupNorm(NORM_GROUPS, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
-        nn.init.zeros_(self.out.weight)
+        _start_at_zero(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
@@ -137,7 +143,7 @@ class UNet(nn.Module):
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm_out = nn.GroupNorm(NORM_GROUPS, width)
         self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
+        _start_at_zero(self.conv_out)
 
     def forward(self, x_t: Tensor, logsnr: Tensor, condition: Tensor) -> Tensor:
         """Predict.

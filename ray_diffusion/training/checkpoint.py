@@ -108,12 +108,17 @@ def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str
     return None
 
 
-def thin_out(run: Directory, keep: int) -> None:
+def thin_out(run: Directory, newest: str, keep: int) -> None:
     """Delete all but the newest checkpoints.
 
     Args:
         run: The run's directory.
+        newest: The one just published. Whatever lies beyond it is damaged or unfinished, or the
+            run would have continued from there; it must not take the place of a whole one.
         keep: How many stay, at least 1.
     """
-    for name in names(run)[:-keep]:
-        run.remove(name)
+    found = names(run)
+    kept = [name for name in found if name <= newest][-keep:]
+    for name in found:
+        if name not in kept:
+            run.remove(name)

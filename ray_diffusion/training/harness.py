@@ -56,8 +56,9 @@ def in_directory(
     """
 
     def save(directory: Path, images_seen: int) -> None:
-        run.publish(directory, checkpoint.name_of(images_seen))
-        checkpoint.thin_out(run, keep)
+        name = checkpoint.name_of(images_seen)
+        run.publish(directory, name)
+        checkpoint.thin_out(run, name, keep)
 
     def restore(into: Path) -> bool:
         return checkpoint.fetch_newest(run, into, warn) is not None

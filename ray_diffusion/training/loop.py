@@ -48,10 +48,10 @@ class _Interval:
 
 
 def _check_finite(metrics: dict[str, float], images_seen: int) -> None:
-    for name in ("train/loss", "train/grad_norm"):
-        if not math.isfinite(metrics[name]):
+    for name, value in metrics.items():
+        if not math.isfinite(value):
             raise Diverged(
-                f"{name} is {metrics[name]} after {images_seen:,} images; "
+                f"{name} is {value} after {images_seen:,} images; "
                 "lower optim.lr or raise optim.warmup_images, under another run.name"
             )
 
@@ -139,6 +139,7 @@ class _Training:
     def _validate(self) -> None:
         state = self.state
         found = {"val/loss": validation_loss(state.average, self.val, self.config, self.table)}
+        _check_finite(found, state.images_seen)
         state.metrics |= found
         if found["val/loss"] <= state.best.get("val/loss", math.inf):
             state.best = found | {"images_seen": state.images_seen}
@@ -147,6 +148,9 @@ class _Training:
             self.harness.show(state.images_seen, previews(state, self.config))
 
     def _save(self) -> None:
+        # The losses are of the weights before the last step; these are the ones after it.
+        norm = torch.nn.utils.get_total_norm(self.state.network.parameters())
+        _check_finite({"the norm of the weights": float(norm)}, self.state.images_seen)
         if self.rank == 0:
             with tempfile.TemporaryDirectory() as scratch:
                 checkpoint.write(Path(scratch), self.state, self.config, self.fingerprint)
@@ -167,8 +171,8 @@ def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, An
     Raises:
         DataError: If the dataset cannot be read.
         StorageError: If a checkpoint cannot be written.
-        Diverged: If the loss or the gradient is no longer finite. The last checkpoint is whole:
-            nothing that is not finite is ever saved.
+        Diverged: If a loss, the gradient or a weight is no longer finite. The last checkpoint is
+            whole: nothing that is not finite is ever saved.
         Preempted: If a worker was asked to stop; a checkpoint was saved.
     """
     training = _Training(config, harness, device)

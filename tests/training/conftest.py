@@ -1,0 +1,63 @@
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from toy import World, configured, stripes
+
+from ray_diffusion.config import Config
+from ray_diffusion.data.pack import pack
+from ray_diffusion.data.sources import SOURCES
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """The same sums on every machine, and no faster with more: the tensors are tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def packed(directory: Path, offset: int) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES, "stripes", partial(stripes, offset=offset))
+        pack("stripes", str(directory), image_size=8, val_fraction=0.25, examples_per_shard=64)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 images to train on and 100 to validate with."""
+    return packed(tmp_path_factory.mktemp("dataset"), offset=0)
+
+
+@pytest.fixture(scope="session")
+def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("other dataset"), offset=1)
+
+
+@pytest.fixture(scope="session")
+def run(dataset: Path) -> Config:
+    return configured(dataset)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: Config, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Ten steps in one go: what every disturbed run must come to."""
+    world = World(tmp_path_factory.mktemp("undisturbed"))
+    world.train(run)
+    return world

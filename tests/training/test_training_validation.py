@@ -1,0 +1,65 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+from toy import CPU
+from two_workers import awake, val_loss
+
+from ray_diffusion import config
+from ray_diffusion.config import Config
+from ray_diffusion.data.reader import Dataset
+from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.training import validation
+from ray_diffusion.training.state import initial_state
+from ray_diffusion.training.validation import previews, validation_loss
+
+
+@pytest.fixture
+def val(run: Config) -> Iterator[Dataset]:
+    data = run.data
+    dataset = Dataset(data.dataset_url, "val", data.image_size, data.cache_bytes)
+    yield dataset
+    dataset.close()
+
+
+def test_the_same_weights_have_the_same_loss_each_time(run: Config):
+    assert val_loss(run) == val_loss(run)
+
+
+def test_the_loss_does_not_depend_on_how_examples_are_batched(
+    run: Config, monkeypatch: pytest.MonkeyPatch
+):
+    expected = val_loss(run)
+    monkeypatch.setattr(validation, "BATCH", 7)
+    assert val_loss(run) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_does_not_depend_on_the_seed_of_the_run(run: Config, val: Dataset):
+    network, table = awake(run), logsnr_table(run)
+    other = config.override(run, {"run.seed": 5})
+    losses = [validation_loss(network, val, which, table) for which in (run, other)]
+    assert losses[0] == losses[1]
+
+
+def test_a_silent_network_has_the_loss_of_its_target(run: Config, val: Dataset):
+    run = config.override(run, {"diffusion.prediction_type": "epsilon"})
+    loss = validation_loss(initial_state(run, CPU).average, val, run, logsnr_table(run))
+    # The mean square of 100 * 64 draws of standard normal noise.
+    assert abs(loss - 1) < 4 * (2 / 6400) ** 0.5
+
+
+def test_validation_touches_neither_weights_nor_the_global_generator(run: Config, val: Dataset):
+    network, before = awake(run), torch.get_rng_state()
+    validation_loss(network, val, run, logsnr_table(run))
+    assert torch.get_rng_state().equal(before)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("classes", "columns"), [(0, 10), (3, 3), (10, 10), (40, 10)])
+def test_previews_show_a_class_in_each_column(run: Config, classes: int, columns: int):
+    run = config.override(run, {"model.num_classes": classes})
+    sheets = previews(initial_state(run, CPU), run)
+    assert list(sheets) == ["ema", "raw"]
+    for sheet in sheets.values():
+        assert sheet.shape == (4 * 52, columns * 52, 3)  # 8 pixels, times 6, and 2 on each side
+    assert sheets["ema"].equal(sheets["raw"])  # nothing trained yet

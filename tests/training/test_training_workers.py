@@ -1,0 +1,112 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy import BATCH, CPU, World
+from two_workers import awake, val_loss, work
+
+from ray_diffusion import config
+from ray_diffusion.config import Config
+from ray_diffusion.data.order import Order
+from ray_diffusion.data.reader import Batch, Dataset
+from ray_diffusion.diffusion.objective import denoising_loss, drop_condition
+from ray_diffusion.diffusion.random import generator
+from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.models.pixels import encode
+from ray_diffusion.training import step
+from ray_diffusion.training.collective import rank_and_world, sum_over_workers
+from ray_diffusion.training.state import initial_state
+
+
+@pytest.fixture(scope="module")
+def directory(run: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("two workers")
+    torch.multiprocessing.spawn(work, (directory, run), nprocs=2)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def results(directory: Path) -> list[dict[str, Any]]:
+    return [torch.load(directory / f"result-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_workers_know_their_rank(results: list[dict[str, Any]]):
+    assert [result["rank and world"] for result in results] == [(0, 2), (1, 2)]
+    assert rank_and_world() == (0, 1)
+
+
+def test_sums_are_the_same_on_every_worker(results: list[dict[str, Any]]):
+    matrix = torch.arange(24.0).view(1, 2, 3, 4)
+    for result in results:
+        summed, scalar, empty = result["sums"]
+        assert summed.equal(11 * matrix)
+        assert scalar == 3
+        assert empty.shape == (0,)
+
+
+def test_one_worker_is_its_own_sum():
+    tensors = [torch.ones(3), torch.tensor(2.0)]
+    sum_over_workers(tensors)
+    assert tensors[0].tolist() == [1, 1, 1]
+    assert tensors[1] == 2
+
+
+def test_the_validation_loss_does_not_depend_on_the_number_of_workers(
+    results: list[dict[str, Any]], run: Config
+):
+    assert results[0]["val/loss"] == results[1]["val/loss"]
+    # Other batches: the network rounds otherwise.
+    assert results[0]["val/loss"] == pytest.approx(val_loss(run), rel=1e-6)
+
+
+def slices(run: Config) -> list[Batch]:
+    data = run.data
+    train = Dataset(data.dataset_url, "train", data.image_size, data.cache_bytes)
+    order = Order(train.sizes, run.run.seed)
+    parts = [next(train.stream(order, 0, data.global_batch_size, rank, 2)) for rank in range(2)]
+    train.close()
+    return parts
+
+
+def test_two_workers_with_unequal_slices_take_the_step_of_one(
+    results: list[dict[str, Any]], run: Config
+):
+    uneven = config.override(run, {"data.global_batch_size": BATCH + 1})
+    table, network, losses = logsnr_table(uneven), awake(uneven), []
+    parts = slices(uneven)
+    assert [len(part.labels) for part in parts] == [16, 17]
+    for rank, (images, labels, _) in enumerate(parts):
+        draw = generator("step", uneven.run.seed, 0, rank)
+        noise = torch.randn(images.shape, generator=draw)
+        timesteps = torch.randint(len(table), labels.shape, generator=draw)
+        condition = drop_condition(labels, 10, uneven.model.class_dropout_prob, draw)
+        losses.append(
+            denoising_loss(
+                network, encode(images), condition, table[timesteps], noise, "v_prediction"
+            )
+        )
+    loss = torch.cat(losses).mean()
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()])
+    for result in results:
+        # The same numbers added in another order.
+        assert result["first step"] == pytest.approx((loss.item(), norm.item()), rel=1e-5)
+
+
+def test_workers_draw_different_noise(run: Config, monkeypatch: pytest.MonkeyPatch):
+    batch, table, losses = slices(run)[0], logsnr_table(run), []
+    for rank in (0, 1, 0):
+        monkeypatch.setattr(step, "rank_and_world", lambda rank=rank: (rank, 2))
+        result = step.train_step(initial_state(run, CPU), batch, run, table, stop=False)
+        losses.append(float(result.loss))
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1]
+
+
+def test_one_workers_wish_to_stop_stops_all_and_the_run_ends_as_if_undisturbed(
+    results: list[dict[str, Any]], directory: Path
+):
+    for result in results:
+        assert result["stopped"].startswith("stopped after 99 images, with a checkpoint")
+    assert World(directory / "stopped").weights() == World(directory / "undisturbed").weights()

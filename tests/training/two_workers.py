@@ -1,0 +1,95 @@
+"""What each of two gloo processes does for ``test_training_workers.py``."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import distributed
+from toy import BATCH, CPU, World
+
+from ray_diffusion import config
+from ray_diffusion.config import Config
+from ray_diffusion.data.order import Order
+from ray_diffusion.data.reader import Dataset
+from ray_diffusion.errors import Preempted
+from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.training import validation
+from ray_diffusion.training.collective import rank_and_world, sum_over_workers
+from ray_diffusion.training.loop import loop
+from ray_diffusion.training.state import initial_state
+from ray_diffusion.training.step import train_step
+from ray_diffusion.training.validation import validation_loss
+
+
+def awake(run: Config) -> torch.nn.Module:
+    """A network whose zeroed layers have weights too, so that its losses depend on its input."""
+    network, draws = initial_state(run, CPU).network, torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=draws)
+    return network
+
+
+def val_loss(run: Config) -> float:
+    val = Dataset(run.data.dataset_url, "val", run.data.image_size, run.data.cache_bytes)
+    try:
+        return validation_loss(awake(run), val, run, logsnr_table(run))
+    finally:
+        val.close()
+
+
+def sums(rank: int) -> list[torch.Tensor]:
+    """Of a matrix in another memory format, a scalar and an empty tensor."""
+    matrix = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    tensors = [matrix * 10**rank, torch.tensor(float(rank + 1)), torch.zeros(0)]
+    sum_over_workers(tensors)
+    return tensors
+
+
+def first_step(run: Config, rank: int) -> tuple[float, float]:
+    """Loss and gradient norm of the first step."""
+    train = Dataset(run.data.dataset_url, "train", run.data.image_size, run.data.cache_bytes)
+    order = Order(train.sizes, run.run.seed)
+    batch = next(train.stream(order, 0, run.data.global_batch_size, rank, 2))
+    state = initial_state(run, CPU)
+    state.network.load_state_dict(awake(run).state_dict())
+    result = train_step(state, batch, run, logsnr_table(run), stop=False)
+    train.close()
+    return float(result.loss), float(result.grad_norm)
+
+
+def stopped_then_continued(run: Config, directory: Path, rank: int) -> str:
+    """The message of the stop that the second worker alone was asked for, after three steps."""
+    world, asked = World(directory), iter(range(100))
+    try:
+        loop(run, world.harness(should_stop=lambda: rank == 1 and next(asked) == 2), CPU)
+        message = "not stopped"
+    except Preempted as stop:
+        message = str(stop)
+    distributed.barrier()
+    world.train(run)
+    return message
+
+
+def work(rank: int, directory: Path, run: Config) -> None:
+    """One process; leaves ``result-RANK.pt`` and two runs in the directory."""
+    torch.set_num_threads(1)
+    os.environ["XDG_CACHE_HOME"] = str(directory / "cache")
+    validation.BATCH = 30  # 100 images: two batches for each worker, the last a short one
+    store = f"file://{directory}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    try:
+        uneven = config.override(run, {"data.global_batch_size": BATCH + 1})
+        World(directory / "undisturbed").train(uneven)
+        distributed.barrier()
+        result = {
+            "rank and world": rank_and_world(),
+            "sums": sums(rank),
+            "val/loss": val_loss(run),
+            "first step": first_step(uneven, rank),
+            "stopped": stopped_then_continued(uneven, directory / "stopped", rank),
+        }
+        torch.save(result, directory / f"result-{rank}.pt")
+    finally:
+        distributed.destroy_process_group()

@@ -101,6 +101,7 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
         "HOME": str(home),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     ray = str(Path(sys.executable).with_name("ray"))
     temp = subprocess.check_output(["mktemp", "-d", "/tmp/rdXXXXXX"], text=True).strip()

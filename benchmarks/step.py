@@ -1,0 +1,91 @@
+"""What everything around the network costs: the step's shares, measured in one process.
+
+Prints each stage's time as a multiple of the bare network's forward and backward pass::
+
+    python benchmarks/step.py [key.path=value ...]
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ray_diffusion import config as configs
+from ray_diffusion.data.order import Order
+from ray_diffusion.data.reader import Dataset
+from ray_diffusion.diffusion.objective import denoising_loss
+from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.models.pixels import encode
+from ray_diffusion.tracking.spool import Spool
+from ray_diffusion.training.state import initial_state
+from ray_diffusion.training.step import train_step
+
+ROUNDS, STEPS = 7, 8
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time of one call, the mean of a few."""
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        work()
+    return (time.perf_counter() - started) / STEPS
+
+
+def main() -> None:
+    """Measure and print."""
+    config = configs.load(sys.argv[1:])
+    data = config.data
+    dataset = Dataset(data.dataset_url, "train", data.image_size, data.cache_bytes)
+    manifest = dataset.manifest
+    config = configs.override(
+        config,
+        {
+            "model.num_classes": len(manifest.classes),
+            "model.image_channels": manifest.channels,
+        },
+    )
+    device = torch.device("cpu")
+    state, table = initial_state(config, device), logsnr_table(config)
+    batches = dataset.stream(
+        Order(dataset.sizes, 0), 0, data.global_batch_size, 0, 1, threads=data.workers
+    )
+    batch = next(batches)
+    x0, noise = encode(batch.images), torch.randn(batch.images.shape)
+    logsnr = table[torch.randint(len(table), (len(x0),))]
+
+    def network() -> None:
+        loss = denoising_loss(
+            state.network, x0, batch.labels, logsnr, noise, config.diffusion.prediction_type
+        )
+        loss.mean().backward()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        spool = Spool(Path(scratch, "train.jsonl"))
+        point = dict.fromkeys(("train/loss", "train/grad_norm", "train/lr"), 0.5)
+        stages: dict[str, Callable[[], object]] = {
+            "network, forward and backward": network,
+            "whole step (draws, optimizer, EMA)": lambda: train_step(
+                state, batch, config, table, stop=False
+            ),
+            "whole step and its data": lambda: train_step(
+                state, next(batches), config, table, stop=False
+            ),
+            "one point of metrics on disk": lambda: spool.log(time.time_ns(), point),
+        }
+        measured: dict[str, list[float]] = {name: [] for name in stages}
+        for _ in range(ROUNDS):  # interleaved, so that a change of the machine's speed hits all
+            for name, work in stages.items():
+                measured[name].append(seconds(work))
+        spool.close()
+    base = median(measured["network, forward and backward"])
+    print(f"{torch.get_num_threads()} threads, {data.global_batch_size} images a step")
+    for name, values in measured.items():
+        print(f"{name:<36} {median(values) * 1e3:8.2f} ms  x {median(values) / base:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Runs that end otherwise than by finishing, and runs that are submitted as jobs."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from local_cluster import TINY, Cluster
+
+from ray_diffusion.data.pack import pack
+
+pytestmark = pytest.mark.ray
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def summary(storage: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((storage / "digits/summary.json").read_text())
+    return found
+
+
+def test_a_diverged_run_ends_at_once_with_exit_code_4(cluster: Cluster, tmp_path: Path):
+    done = cluster.run("ray_diffusion.train", *TINY, f"run.storage_url={tmp_path}", "optim.lr=1e30")
+    assert done.returncode == 4, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "is nan after" in errors[0]
+    assert "lower optim.lr" in errors[0]
+    assert summary(tmp_path)["status"] == "diverged"
+    assert summary(tmp_path)["restarts"] == 0
+
+
+def test_a_damaged_shard_ends_all_workers_at_once_with_exit_code_3(
+    cluster: Cluster, tmp_path: Path
+):
+    pack("digits", str(tmp_path / "data"), 8, examples_per_shard=100)
+    victim = sorted((tmp_path / "data").glob("train-*.tar"))[5]
+    content = bytearray(victim.read_bytes())
+    content[1000] ^= 1
+    victim.write_bytes(content)
+    done = cluster.run(
+        "ray_diffusion.train",
+        *TINY,
+        "cluster.num_workers=2",
+        f"run.storage_url={tmp_path}",
+        f"data.dataset_url={tmp_path / 'data'}",
+    )
+    assert done.returncode == 3, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert victim.name in errors[0]
+    assert "is damaged" in errors[0]
+    assert summary(tmp_path)["restarts"] == 0
+
+
+def test_more_workers_than_the_cluster_holds_are_refused(cluster: Cluster, tmp_path: Path):
+    done = cluster.run(
+        "ray_diffusion.train", *TINY, f"run.storage_url={tmp_path}", "cluster.num_workers=9"
+    )
+    assert done.returncode == 3
+    assert "cluster.num_workers=9 needs 9 CPUs, the cluster has 2" in done.stderr
+
+
+def test_a_dry_run_checks_the_cluster_and_writes_nothing(cluster: Cluster, tmp_path: Path):
+    storage = tmp_path / "not yet there"
+    done = cluster.run("ray_diffusion.train", *TINY, f"run.storage_url={storage}", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "200 steps of 64 = 12,800 images" in done.stdout
+    assert "fits, 1 CPUs per worker" in done.stdout
+    assert not storage.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, at import
+def test_a_submitted_job_succeeds_and_its_run_is_in_mlflow(cluster: Cluster, tmp_path: Path):
+    job = ["python", "-m", "ray_diffusion.train", *TINY, "run.name=job"]
+    submit = subprocess.run(
+        [
+            *("ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", "."),
+            *("--", *job, f"run.storage_url={tmp_path}"),
+        ],
+        cwd=REPOSITORY,
+        env=cluster.env | {"RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+    )
+    assert submit.returncode == 0, submit.stdout + submit.stderr
+    assert "finished after 12,800 images, 200 steps" in submit.stdout
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("ray_diffusion")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("job", "FINISHED")
+    assert run.data.params["data.global_batch_size"] == "64"
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in losses] == list(range(640, 12_801, 640))
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert artifacts >= {"config.yaml", "run.json", "loss.png", "samples", "model"}

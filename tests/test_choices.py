@@ -1,0 +1,26 @@
+"""The names that the configuration offers are the ones that the code knows."""
+
+from typing import get_args
+
+import pytest
+
+from ray_diffusion.config.schema import Diffusion, Model, Optim, Sampler
+from ray_diffusion.diffusion.parameterization import PARAMETERIZATIONS
+from ray_diffusion.diffusion.schedule import SCHEDULES
+from ray_diffusion.diffusion.solvers import SOLVERS
+from ray_diffusion.models.build import MODELS
+from ray_diffusion.training.lr import LR_SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "known"),
+    [
+        (Diffusion, "beta_schedule", SCHEDULES),
+        (Diffusion, "prediction_type", PARAMETERIZATIONS),
+        (Model, "kind", MODELS),
+        (Optim, "lr_schedule", LR_SCHEDULES),
+        (Sampler, "solver", SOLVERS),
+    ],
+)
+def test_every_choice_is_implemented_and_every_implementation_offered(section, key, known):
+    assert set(get_args(section.model_fields[key].annotation)) == set(known)

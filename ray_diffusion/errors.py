@@ -88,6 +88,11 @@ class Preempted(RayDiffusionError):
     exit_code = 75
 
 
+def warn(message: str) -> None:
+    """Tell the user something that does not stop the command, on stderr."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def run(verb: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run a verb and turn its errors into one line each on stderr and an exit code.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_diffusion import config as configs
 from ray_diffusion.config import Config
-from ray_diffusion.errors import StorageError, UsageError
+from ray_diffusion.errors import StorageError, UsageError, warn
 from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import draw
 from ray_diffusion.storage import Directory
@@ -107,7 +107,7 @@ def load(model: str, weights: str = "ema", sampler: dict[str, object] | None = N
 def _fetch(directory: Directory, into: Path) -> str:
     """Bring a model to this machine; where it came from."""
     if checkpoint.names(directory):
-        name = checkpoint.fetch_newest(directory, into, print)
+        name = checkpoint.fetch_newest(directory, into, warn)
         if name is None:
             raise StorageError(f"{directory.url} has no whole checkpoint")
         return f"{directory.url}/{name}"

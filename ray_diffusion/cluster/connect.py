@@ -79,7 +79,7 @@ def connected(least_cpus: int = 1) -> Iterator[None]:
         how |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(address=address or "local", **how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ClusterError(f"cannot use Ray at {address or 'this machine'}: {first}") from error
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -30,6 +31,7 @@ from ray_diffusion.errors import (
     RayDiffusionError,
     TrackingError,
     WorkersFailed,
+    warn,
 )
 from ray_diffusion.storage import cache_dir
 from ray_diffusion.tracking.run import find_or_create
@@ -103,7 +105,7 @@ class _Files:
         with tempfile.TemporaryDirectory() as scratch:
             source, model = Path(scratch, "checkpoint"), Path(scratch, "model")
             source.mkdir()
-            checkpoint.fetch_newest(self._run, source, print)
+            checkpoint.fetch_newest(self._run, source, warn)
             model.mkdir()
             for name in MODEL_FILES:
                 (source / name).rename(model / name)
@@ -122,7 +124,7 @@ def _mlflow_run(plan: Plan) -> str | None:
     try:
         return find_or_create(plan.identity, deadline_s=MLFLOW_WAIT_S).run_id
     except TrackingError as error:
-        print(f"warning: {error}; training goes on, and what it records is shipped later")
+        warn(f"{error}; training goes on, and what it records is shipped later")
         return None
 
 
@@ -212,7 +214,7 @@ def _stop_on_signals(board: Any) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         board.request_stop.remote()
-        print("\nstopping after a checkpoint; Ctrl-C again stops at once")
+        print("\nstopping after a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the business of whoever owns the process

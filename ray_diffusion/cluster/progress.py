@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Any
 
+from ray_diffusion.errors import warn
+
 TERMINAL_PERIOD_S = 1.0
 PLAIN_PERIOD_S = 30.0
 
@@ -58,7 +60,7 @@ class ProgressLine:
         """Show the newest facts, if it is time to."""
         for warning in facts["warnings"]:
             self.clear()
-            print(f"warning: {warning}", file=sys.stderr)
+            warn(warning)
         period = TERMINAL_PERIOD_S if self._terminal else PLAIN_PERIOD_S
         now = time.time()
         text = line(facts, now)

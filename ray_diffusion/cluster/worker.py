@@ -12,11 +12,11 @@ import ray.train
 import ray.train.torch
 import torch
 from PIL import Image
-from torch import Tensor, distributed
+from torch import Tensor
 
 from ray_diffusion.cluster.lineage import run_directory, spool_directory
 from ray_diffusion.config import Config
-from ray_diffusion.errors import RayDiffusionError
+from ray_diffusion.errors import Diverged, Preempted, RayDiffusionError
 from ray_diffusion.storage import Directory
 from ray_diffusion.tracking.curve import plot_loss
 from ray_diffusion.tracking.identity import RunIdentity
@@ -24,6 +24,7 @@ from ray_diffusion.tracking.tracker import Tracker
 from ray_diffusion.training.harness import Harness, in_directory
 from ray_diffusion.training.loop import loop
 
+RAISED_BY_ALL = (Diverged, Preempted)  # by every worker, at the same step
 STOP_POLL_S = 0.5  # how often a loop may ask the driver whether to stop
 
 
@@ -55,7 +56,10 @@ def train(fields: dict[str, Any]) -> dict[str, Any] | None:
         a restart of the workers would not cure.
     """
     assignment = Assignment(**fields)
-    board, rank = assignment.board, ray.train.get_context().get_world_rank()
+    board, context = assignment.board, ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if ray.get(board.failure.remote()) is not None:
+        return None  # restarted only because one worker had to raise, see below
     torch.set_num_threads(assignment.config.cluster.cpus_per_worker or 1)
     if rank == 0:
         board.started.remote()
@@ -64,13 +68,9 @@ def train(fields: dict[str, Any]) -> dict[str, Any] | None:
             return _train(assignment, rank, stack)
     except RayDiffusionError as error:
         ray.get(board.fail.remote(error))
-    except Exception:
-        # Another worker may have failed for good and closed its connections, which we then feel.
-        if ray.get(board.failure.remote()) is None:
-            raise
-    if distributed.is_initialized():
-        distributed.destroy_process_group()  # wakes workers that wait for this one
-    return None
+        if world > 1 and not isinstance(error, RAISED_BY_ALL):
+            raise  # the others wait for this worker, and only Ray can end them
+        return None
 
 
 def _train(assignment: Assignment, rank: int, stack: ExitStack) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sources -> shards and manifest, byte for byte the same on every machine."""
+"""Sources -> shards and manifest; the same versions of Pillow and zlib write the same bytes."""
 
 import hashlib
 import io

@@ -1,7 +1,7 @@
 """A dataset split as batches, in the order of ``order.py``."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -80,7 +80,7 @@ class Dataset:
         world: int,
         threads: int = 0,
         flip_seed: int | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """One worker's part of each global batch, without end.
 
         Args:

@@ -104,7 +104,7 @@ def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str
         if problem is None:
             return name
         if problem != f"has no {MANIFEST}":
-            warn(f"{run.url}/{name} {problem}; using the one before it")
+            warn(f"{run.url}/{name} {problem}; it is passed over")
     return None
 
 

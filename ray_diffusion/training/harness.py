@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ray_diffusion import errors
 from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
 
@@ -39,7 +40,7 @@ def in_directory(
     log: Callable[[int, Mapping[str, float]], None] = lambda images_seen, metrics: None,
     show: Callable[[int, Mapping[str, Tensor]], None] = lambda images_seen, pictures: None,
     should_stop: Callable[[], bool] = lambda: False,
-    warn: Callable[[str], None] = print,
+    warn: Callable[[str], None] = errors.warn,
 ) -> Harness:
     """A harness that keeps checkpoints in a run directory.
 

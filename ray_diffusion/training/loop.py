@@ -3,6 +3,8 @@
 import math
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ray_diffusion.config import Config
 from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.reader import Batch, Dataset
 from ray_diffusion.errors import Diverged, Preempted
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import checkpoint
@@ -76,26 +78,29 @@ class _Training:
 
     def run(self) -> None:
         """Train to the end of the budget, or until a worker is asked to stop."""
-        config, state = self.config, self.state
-        data, total = config.data, config.training.total_images
-        batches = self.train.stream(
+        config, data = self.config, self.config.data
+        stream = self.train.stream(
             Order(self.train.sizes, config.run.seed),
-            state.images_seen,
+            self.state.images_seen,
             data.global_batch_size,
             self.rank,
             self.world,
             data.workers,
             config.run.seed if data.horizontal_flip else None,
         )
-        interval = _Interval()
-        while state.images_seen < total:
+        with closing(stream) as batches:
+            self._train(batches)
+
+    def _train(self, batches: Iterator[Batch]) -> None:
+        state, interval = self.state, _Interval()
+        while not self._done():
             asked = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - asked
-            result = train_step(state, batch, config, self.table, self.harness.should_stop())
-            interval.add(result, data.global_batch_size, waited)
+            result = train_step(state, batch, self.config, self.table, self.harness.should_stop())
+            interval.add(result, self.config.data.global_batch_size, waited)
             stopping = self._stopping(result)
-            if self._due(config.training.log_every_images) or self._save_due() or stopping:
+            if self._due(self.config.training.log_every_images) or self._save_due() or stopping:
                 self._log(interval.metrics(result))
                 if self._validation_due():
                     self._validate()
@@ -116,8 +121,10 @@ class _Training:
     def _due(self, every: int) -> bool:
         """Whether this step crossed a multiple of ``every`` images, or was the last."""
         seen, batch = self.state.images_seen, self.config.data.global_batch_size
-        last = seen >= self.config.training.total_images
-        return last or seen // every > (seen - batch) // every
+        return self._done() or seen // every > (seen - batch) // every
+
+    def _done(self) -> bool:
+        return self.state.images_seen >= self.config.training.total_images
 
     def _save_due(self) -> bool:
         # Validations are saved too: what they found (`best`) must not be lost.
@@ -128,7 +135,7 @@ class _Training:
 
     def _stopping(self, result: StepResult) -> bool:
         # Reading the votes waits for the device; several workers agree through the sum alone.
-        return bool(result.stop_votes > 0)
+        return not self._done() and bool(result.stop_votes > 0)
 
     def _log(self, metrics: dict[str, float]) -> None:
         _check_finite(metrics, self.state.images_seen)

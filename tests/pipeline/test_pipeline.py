@@ -178,13 +178,13 @@ def test_weights_without_a_configuration_are_no_model(exported: Path):
     assert problem(exported).startswith(f"UsageError: {exported} is no model: ")
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_taken(
     run: Path, capsys: pytest.CaptureFixture[str]
 ):
     (run / LAST / "ema.safetensors").write_bytes(b"damaged")
     assert pipeline.load(str(run)).source == f"{run}/{FIRST}"
-    assert capsys.readouterr().out == (
-        f"{run}/{LAST} has a damaged ema.safetensors; using the one before it\n"
+    assert capsys.readouterr().err == (
+        f"warning: {run}/{LAST} has a damaged ema.safetensors; it is passed over\n"
     )
 
 
@@ -193,7 +193,7 @@ def test_an_unfinished_checkpoint_is_passed_over_in_silence(
 ):
     (run / LAST / "manifest.json").unlink()
     assert pipeline.load(str(run)).source == f"{run}/{FIRST}"
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_without_a_whole_checkpoint_is_an_error(run: Path):

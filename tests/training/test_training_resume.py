@@ -49,7 +49,7 @@ def assert_same_end(world: World, undisturbed: World) -> None:
     assert all(before == after for before, after in world.twice)
 
 
-@pytest.mark.parametrize("steps", range(1, 11))
+@pytest.mark.parametrize("steps", range(1, 10))
 def test_a_stopped_run_has_a_checkpoint_and_ends_as_if_undisturbed(
     run: Config, world: World, undisturbed: World, steps: int
 ):
@@ -64,10 +64,17 @@ def test_a_stopped_run_has_a_checkpoint_and_ends_as_if_undisturbed(
 def test_a_run_stopped_at_every_step_ends_as_if_undisturbed(
     run: Config, world: World, undisturbed: World
 ):
-    for _ in range(10):
+    for _ in range(9):
         with pytest.raises(Preempted):
             world.train(run, stop_after=1)
     assert world.train(run)["steps"] == 10
+    assert_same_end(world, undisturbed)
+
+
+def test_a_run_asked_to_stop_at_its_last_step_is_finished(
+    run: Config, world: World, undisturbed: World
+):
+    assert world.train(run, stop_after=10)["steps"] == 10
     assert_same_end(world, undisturbed)
 
 
@@ -119,7 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_as_if_undisturbed(
         assert newest in world.warnings[0]
         # A flipped byte in the manifest may stand in the digest of any file.
         assert file in world.warnings[0] or file == "manifest.json"
-        assert world.warnings[0].endswith("; using the one before it")
+        assert world.warnings[0].endswith("; it is passed over")
 
 
 def test_a_damaged_checkpoint_does_not_crowd_out_a_whole_one(

@@ -25,7 +25,8 @@ class LogsnrEmbedding(nn.Module):
         super().__init__()
         # logsnr spans about -20..10. Wavelengths from 2 pi / 4 up to 2 pi / 0.04: the shortest
         # tells neighbouring steps apart, the longest does not repeat over the span.
-        frequencies = torch.exp(torch.linspace(math.log(0.04), math.log(4.0), width // 2))
+        half = width // 2
+        frequencies = torch.tensor([0.04 * 100 ** (i / (half - 1)) for i in range(half)])
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.mlp = nn.Sequential(
             nn.Linear(width, width * 4), nn.SiLU(), nn.Linear(width * 4, width * 4)

@@ -29,11 +29,11 @@ def main(argv: list[str]) -> None:
     cluster = plan.config.cluster
     wanted = cluster.num_workers * (cluster.cpus_per_worker or 1)
     with connected(least_cpus=wanted):
-        from ray_diffusion.cluster.launch import fit, fitted_to_cluster
+        from ray_diffusion.cluster.launch import fit
+        from ray_diffusion.cluster.rehearsal import rehearse
 
         if options.dry_run:
-            cpus = fitted_to_cluster(plan.config).cluster.cpus_per_worker
-            print(f"{'cluster':<10} fits, {cpus} CPUs per worker\n\ndry run: nothing was changed")
+            print(f"{rehearse(plan)}\n\ndry run: nothing was changed")
             return
         summary = fit(plan)
     print(f"\n{summary.block()}")

@@ -3,8 +3,6 @@
 Shapes in the comments: B examples, C channels, H x W pixels, E width of the embedding.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -57,6 +57,7 @@ def plot_loss(spool_path: Path, png_path: Path, title: str) -> bool:
     if not any(value <= 0 for points in curves.values() for _, value in points):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")  # a run may span less than a decade
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
     axes.set_xlabel("images seen")
     axes.set_ylabel("loss")

@@ -1,6 +1,8 @@
 """Runs that end otherwise than by finishing, and runs that are submitted as jobs."""
 
 import json
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from local_cluster import TINY, Cluster
 
 from ray_diffusion.data.pack import pack
+from ray_diffusion.tracking.spool import Spool
 
 pytestmark = pytest.mark.ray
 
@@ -53,6 +56,16 @@ def test_a_damaged_shard_ends_all_workers_at_once_with_exit_code_3(
     assert summary(tmp_path)["restarts"] == 0
 
 
+def test_a_run_that_another_process_trains_is_refused_by_its_name(cluster: Cluster, tmp_path: Path):
+    spool = Spool(tmp_path / "digits/spool/driver.jsonl")
+    done = cluster.run("ray_diffusion.train", *TINY, f"run.storage_url={tmp_path}")
+    spool.close()
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert f"another process is writing this run's metrics (pid {os.getpid()} on" in line
+    assert not (tmp_path / "digits/config.yaml").exists()
+
+
 def test_more_workers_than_the_cluster_holds_are_refused(cluster: Cluster, tmp_path: Path):
     done = cluster.run(
         "ray_diffusion.train", *TINY, f"run.storage_url={tmp_path}", "cluster.num_workers=9"
@@ -67,6 +80,7 @@ def test_a_dry_run_checks_the_cluster_and_writes_nothing(cluster: Cluster, tmp_p
     assert done.returncode == 0, done.stderr
     assert "200 steps of 64 = 12,800 images" in done.stdout
     assert "fits, 1 CPUs per worker" in done.stdout
+    assert re.search(r"expected +.+ for 200 steps", done.stdout)
     assert not storage.exists()
 
 

@@ -101,12 +101,14 @@ def run(verb: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         argv: The arguments; the process's own when None.
 
     Returns:
-        The exit code: 0 when the verb returned, the error's own where it raised one of ours,
-        130 after Ctrl-C. Bugs are not caught: their traceback is wanted.
+        The exit code: 0 when the verb returned, the error's own where it raised one of ours (whose
+        notes go to stdout), 130 after Ctrl-C. Bugs are not caught: their traceback is wanted.
     """
     try:
         verb(sys.argv[1:] if argv is None else argv)
     except RayDiffusionError as error:
+        for note in getattr(error, "__notes__", []):
+            print(f"\n{note}", flush=True)
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code

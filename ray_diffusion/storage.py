@@ -188,8 +188,8 @@ class Directory:
         """Upload a whole local file under a name."""
         target = f"{self._root}/{name}"
         with explained("write", f"{self.url}/{name}"):
-            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             if is_local(self.url):  # copying is not atomic on a file system; renaming is
+                os.makedirs(os.path.dirname(target), exist_ok=True)
                 temporary = Path(f"{target}.tmp")
                 try:
                     shutil.copyfile(path, temporary)

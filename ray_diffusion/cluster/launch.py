@@ -33,7 +33,7 @@ from ray_diffusion.errors import (
     WorkersFailed,
     warn,
 )
-from ray_diffusion.storage import cache_dir
+from ray_diffusion.storage import Directory, cache_dir
 from ray_diffusion.tracking.run import find_or_create
 from ray_diffusion.tracking.tracker import Tracker
 from ray_diffusion.training import checkpoint
@@ -55,34 +55,44 @@ def fit(plan: Plan) -> Summary:
 
     Raises:
         RayDiffusionError: The reason, if the run did not reach its end; the summary is written
-            all the same.
+            all the same, and is the error's note.
     """
     config = fitted_to_cluster(plan.config)
     spools = spool_directory(config)
     run_id = _mlflow_run(plan)
     summary = Summary("failed", plan.run.url, mlflow_run_id=run_id, tracking_uri=plan.identity.uri)
-    mlflow_status, started = "FAILED", time.monotonic()
+    failure: RayDiffusionError | None = None
+    mlflow_status, started = "FINISHED", time.monotonic()
     with Tracker(spools, "driver", plan.identity, run_id=run_id) as tracker:
         files = _Files(plan, tracker)
         files.write(CONFIG, configs.dump(plan.config))
         files.write("run.json", json.dumps(_origin(plan, run_id), indent=1))
         tracker.status("RUNNING")
         try:
-            outcome, summary.restarts = _train(plan, config, run_id)
-            summary.images_seen, summary.steps = outcome["images_seen"], outcome["steps"]
-            summary.metrics, summary.best = outcome["metrics"], outcome["best"]
+            summary.restarts = _train(plan, config, run_id)
             files.export_model()
-            summary.status, mlflow_status = "finished", "FINISHED"
+            summary.status = "finished"
         except RayDiffusionError as error:
+            failure = error
             summary.status, mlflow_status = STATUSES.get(type(error), ("failed", "FAILED"))
-            raise
-        finally:
-            summary.seconds = time.monotonic() - started
-            newest = checkpoint.names(plan.run)[-1:]
-            summary.checkpoint = f"{plan.run.url}/{newest[0]}" if newest else None
-            summary.write(plan.run)
-            summary.shipped = tracker.finish(mlflow_status)
+        summary.seconds = time.monotonic() - started
+        _tell_state(summary, plan.run)
+        summary.write(plan.run)
+        summary.shipped = tracker.finish(mlflow_status)
+    if failure is not None:
+        failure.add_note(summary.block())
+        raise failure
     return summary
+
+
+def _tell_state(summary: Summary, run: Directory) -> None:
+    """Fill in how far the newest checkpoint is."""
+    newest = checkpoint.newest_facts(run)
+    if newest is not None:
+        name, facts = newest
+        summary.checkpoint = f"{run.url}/{name}"
+        summary.images_seen, summary.steps = facts["images_seen"], facts["steps"]
+        summary.metrics, summary.best = facts["metrics"], facts["best"]
 
 
 class _Files:
@@ -152,8 +162,8 @@ def fitted_to_cluster(config: Config) -> Config:
     return configs.override(config, {"cluster.cpus_per_worker": cpus})
 
 
-def _train(plan: Plan, config: Config, run_id: str | None) -> tuple[dict[str, Any], int]:
-    """Run the workers; what the first one returned, and how often they were started again."""
+def _train(plan: Plan, config: Config, run_id: str | None) -> int:
+    """Run the workers; how often they were started again."""
     board = Board.remote()  # type: ignore[attr-defined]
     cluster = config.cluster
     trainer = ray.train.torch.TorchTrainer(
@@ -174,26 +184,25 @@ def _train(plan: Plan, config: Config, run_id: str | None) -> tuple[dict[str, An
         ),
     )
     with _stop_on_signals(board):
-        result, error = _watched(trainer.fit, board)
+        error = _watched(trainer.fit, board)
     failure = ray.get(board.failure.remote())
     if failure is not None:
         raise failure
     if error is not None:
         raise _explained(error, config)
-    return result.return_value, ray.get(board.read.remote())["restarts"]
+    return int(ray.get(board.read.remote())["restarts"])
 
 
-def _watched(fit: Callable[[], Any], board: Any) -> tuple[Any, Exception | None]:
-    """Call ``fit`` in a thread and show progress meanwhile; its result, or what it raised.
+def _watched(fit: Callable[[], Any], board: Any) -> Exception | None:
+    """Call ``fit`` in a thread and show progress meanwhile; what it raised, if anything.
 
     In a thread Ray Train leaves the signals alone, so that Ctrl-C can save first.
     """
-    results: list[Any] = []
     errors: list[Exception] = []
 
     def call() -> None:
         try:
-            results.append(fit())
+            fit()
         except Exception as error:
             errors.append(error)
 
@@ -204,7 +213,7 @@ def _watched(fit: Callable[[], Any], board: Any) -> tuple[Any, Exception | None]
         progress.show(ray.get(board.read.remote()))
         thread.join(BOARD_PERIOD_S)
     progress.clear()
-    return (results[0], None) if results else (None, errors[0])
+    return errors[0] if errors else None
 
 
 @contextmanager

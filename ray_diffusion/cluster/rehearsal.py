@@ -57,6 +57,6 @@ def rehearse(plan: Plan) -> str:
     steps = math.ceil(config.training.total_images / config.data.global_batch_size)
     return (
         f"{'cluster':<10} fits, {cpus} CPUs per worker\n"
-        f"{'expected':<10} {duration(steps * seconds)} for {steps:,} steps, measured on one worker; "
-        "starting, validation and the sum over workers come on top"
+        f"{'expected':<10} {duration(steps * seconds)} for {steps:,} steps, "
+        "measured on one worker; starting, validation and the sum over workers come on top"
     )

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -105,6 +106,16 @@ def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str
             return name
         if problem != f"has no {MANIFEST}":
             warn(f"{run.url}/{name} {problem}; it is passed over")
+    return None
+
+
+def newest_facts(run: Directory) -> tuple[str, dict[str, Any]] | None:
+    """The name of the newest finished checkpoint and what its ``state.json`` says, if any."""
+    for name in reversed(names(run)):
+        directory = run / name
+        content = directory.read("state.json")
+        if content is not None and directory.read(MANIFEST) is not None:
+            return name, json.loads(content)
     return None
 
 

@@ -42,7 +42,10 @@ def main(argv: list[str]) -> None:
             f"{split:<6} {manifest.examples(split):,} images, {len(shards)} shards, {size:.1f} MB"
         )
     print(f"{directory.url} is a dataset, fingerprint {manifest.fingerprint}")
-    print(f"next: python -m ray_diffusion.train run.name=NAME data.dataset_url={request.out}")
+    print(
+        f"next: python -m ray_diffusion.train run.name=NAME data.dataset_url={request.out}"
+        + (f" data.image_size={request.image_size}" if request.image_size != 8 else "")
+    )
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def fit(plan: Plan) -> Summary:
     run_id = _mlflow_run(plan)
     summary = Summary("failed", plan.run.url, mlflow_run_id=run_id, tracking_uri=plan.identity.uri)
     failure: RayDiffusionError | None = None
+    facts: dict[str, Any] = {"shipped": True}
     mlflow_status, started = "FINISHED", time.monotonic()
     with Tracker(spools, "driver", plan.identity, run_id=run_id) as tracker:
         files = _Files(plan, tracker)
@@ -69,7 +70,8 @@ def fit(plan: Plan) -> Summary:
         files.write("run.json", json.dumps(_origin(plan, run_id), indent=1))
         tracker.status("RUNNING")
         try:
-            summary.restarts = _train(plan, config, run_id)
+            facts = _train(plan, config, run_id)
+            summary.restarts = facts["restarts"]
             files.export_model()
             summary.status = "finished"
         except RayDiffusionError as error:
@@ -78,7 +80,7 @@ def fit(plan: Plan) -> Summary:
         summary.seconds = time.monotonic() - started
         _tell_state(summary, plan.run)
         summary.write(plan.run)
-        summary.shipped = tracker.finish(mlflow_status)
+        summary.shipped = tracker.finish(mlflow_status) and facts["shipped"]
     if failure is not None:
         failure.add_note(summary.block())
         raise failure
@@ -162,12 +164,12 @@ def fitted_to_cluster(config: Config) -> Config:
     return configs.override(config, {"cluster.cpus_per_worker": cpus})
 
 
-def _train(plan: Plan, config: Config, run_id: str | None) -> int:
-    """Run the workers; how often they were started again."""
+def _train(plan: Plan, config: Config, run_id: str | None) -> dict[str, Any]:
+    """Run the workers to their end; what the board says then."""
     board = Board.remote()  # type: ignore[attr-defined]
     cluster = config.cluster
     trainer = ray.train.torch.TorchTrainer(
-        worker.train,  # type: ignore[arg-type] # may return a value, which Result carries
+        worker.train,
         train_loop_config=vars(worker.Assignment(config, plan.identity, run_id, board)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
@@ -190,7 +192,8 @@ def _train(plan: Plan, config: Config, run_id: str | None) -> int:
         raise failure
     if error is not None:
         raise _explained(error, config)
-    return int(ray.get(board.read.remote())["restarts"])
+    told: dict[str, Any] = ray.get(board.read.remote())
+    return told
 
 
 def _watched(fit: Callable[[], Any], board: Any) -> Exception | None:

@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import ray.train
@@ -17,7 +16,7 @@ from torch import Tensor
 from ray_diffusion.cluster.lineage import run_directory, spool_directory
 from ray_diffusion.config import Config
 from ray_diffusion.errors import Diverged, Preempted, RayDiffusionError
-from ray_diffusion.storage import Directory
+from ray_diffusion.storage import Directory, explained
 from ray_diffusion.tracking.curve import plot_loss
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.tracker import Tracker
@@ -45,52 +44,34 @@ class Assignment:
     board: Any
 
 
-def train(fields: dict[str, Any]) -> dict[str, Any] | None:
+def train(fields: dict[str, Any]) -> None:
     """Train as one worker of the group.
+
+    What a restart of the workers would not cure is told to the board instead of being raised.
 
     Args:
         fields: The fields of an ``Assignment``; Ray Train hands on dictionaries alone.
-
-    Returns:
-        What ``loop`` returns; None if the run failed for a reason that the board knows, which
-        a restart of the workers would not cure.
     """
     assignment = Assignment(**fields)
-    board, context = assignment.board, ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    config, board = assignment.config, assignment.board
     if ray.get(board.failure.remote()) is not None:
-        return None  # restarted only because one worker had to raise, see below
-    torch.set_num_threads(assignment.config.cluster.cpus_per_worker or 1)
-    if rank == 0:
-        board.started.remote()
+        return  # restarted only because one worker had to raise, see below
+    torch.set_num_threads(config.cluster.cpus_per_worker or 1)
+    run, keep = run_directory(config), config.training.keep_checkpoints
+    device = ray.train.torch.get_device()
+    context = ray.train.get_context()
     try:
-        with ExitStack() as stack:
-            return _train(assignment, rank, stack)
+        if context.get_world_rank() > 0:
+            loop(config, in_directory(run, keep, warn=lambda message: None), device)
+            return
+        board.started.remote()
+        with _Record(assignment, run) as record:
+            loop(config, record.harness(keep), device)
+            record.finish()
     except RayDiffusionError as error:
         ray.get(board.fail.remote(error))
-        if world > 1 and not isinstance(error, RAISED_BY_ALL):
+        if context.get_world_size() > 1 and not isinstance(error, RAISED_BY_ALL):
             raise  # the others wait for this worker, and only Ray can end them
-        return None
-
-
-def _train(assignment: Assignment, rank: int, stack: ExitStack) -> dict[str, Any]:
-    config, board = assignment.config, assignment.board
-    run = run_directory(config)
-    record = _Record(assignment, run, stack) if rank == 0 else None
-    harness = in_directory(
-        run,
-        config.training.keep_checkpoints,
-        log=record.log if record else lambda images_seen, metrics: None,
-        show=record.show if record else lambda images_seen, pictures: None,
-        should_stop=_stop_poll(board) if rank == 0 else lambda: False,
-        warn=lambda message: board.warn.remote(message) if rank == 0 else None,
-    )
-    outcome = loop(
-        config, record.watch_saves(harness) if record else harness, ray.train.torch.get_device()
-    )
-    if record:
-        record.finish()
-    return outcome
 
 
 def _stop_poll(board: Any) -> Callable[[], bool]:
@@ -114,52 +95,61 @@ def _stop_poll(board: Any) -> Callable[[], bool]:
 class _Record:
     """What the first worker writes down: metrics, pictures, progress, at the end the loss curve."""
 
-    def __init__(self, assignment: Assignment, run: Directory, stack: ExitStack) -> None:
-        config = assignment.config
-        self._run, self._board = run, assignment.board
-        self._name = config.run.name
-        self._total = config.training.total_images
-        self._spools = spool_directory(config)
+    def __init__(self, assignment: Assignment, run: Directory) -> None:
+        self._config, self._board, self._run = assignment.config, assignment.board, run
+        self._spools = spool_directory(self._config)
         # Artifacts wait here for MLflow: in the run's directory where that is on this machine.
         self._local = run.local_path() or self._spools
-        self._tracker = stack.enter_context(
-            Tracker(self._spools, "train", assignment.identity, run_id=assignment.run_id)
+        self._tracker = Tracker(
+            self._spools, "train", assignment.identity, run_id=assignment.run_id
         )
 
-    def log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        ray.get(self._board.post.remote({"shipped": self._tracker.finish()}))
+
+    def harness(self, keep: int) -> Harness:
+        """A harness that records, and keeps so many checkpoints."""
+        board = self._board
+        harness = in_directory(
+            self._run, keep, self._log, self._show, _stop_poll(board), board.warn.remote
+        )
+
+        def save(directory: Path, images_seen: int) -> None:
+            self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
+            harness.save(directory, images_seen)
+            board.post.remote({"checkpoint_at": time.time()})
+
+        return replace(harness, save=save)
+
+    def finish(self) -> None:
+        """Draw the loss curve."""
+        path = self._local / "loss.png"
+        plot_loss(self._spools / "train.jsonl", path, self._config.run.name)
+        self._keep(path, "")
+
+    def _log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
         self._tracker.log(images_seen, metrics)
         if "train/loss" in metrics:
             facts = {
                 "images_seen": images_seen,
-                "total_images": self._total,
+                "total_images": self._config.training.total_images,
                 "loss": metrics["train/loss"],
                 "images_per_second": metrics["train/images_per_second"],
                 "data_wait_fraction": metrics["train/data_wait_fraction"],
             }
             self._board.post.remote(facts)
 
-    def show(self, images_seen: int, pictures: Mapping[str, Tensor]) -> None:
+    def _show(self, images_seen: int, pictures: Mapping[str, Tensor]) -> None:
         for weights, picture in pictures.items():
             suffix = "" if weights == "ema" else f"-{weights}"
             path = self._local / "samples" / f"{images_seen:012d}{suffix}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture.numpy()).save(path)
+            with explained("write", str(path)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture.numpy()).save(path)
             self._keep(path, "samples")
-
-    def watch_saves(self, harness: Harness) -> Harness:
-        """The harness, with each saved checkpoint told to the board."""
-
-        def save(directory: Path, images_seen: int) -> None:
-            self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
-            harness.save(directory, images_seen)
-            self._board.post.remote({"checkpoint_at": time.time()})
-
-        return replace(harness, save=save)
-
-    def finish(self) -> None:
-        path = self._local / "loss.png"
-        plot_loss(self._spools / "train.jsonl", path, self._name)
-        self._keep(path, "")
 
     def _keep(self, path: Path, folder: str) -> None:
         self._tracker.artifact(path, folder)

@@ -16,6 +16,7 @@ from ray_diffusion.data.order import Order
 from ray_diffusion.data.reader import Batch, Dataset
 from ray_diffusion.errors import Diverged, Preempted
 from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.storage import explained
 from ray_diffusion.training import checkpoint
 from ray_diffusion.training.collective import rank_and_world
 from ray_diffusion.training.harness import Harness
@@ -160,7 +161,8 @@ class _Training:
         _check_finite({"the norm of the weights": float(norm)}, self.state.images_seen)
         if self.rank == 0:
             with tempfile.TemporaryDirectory() as scratch:
-                checkpoint.write(Path(scratch), self.state, self.config, self.fingerprint)
+                with explained("write a checkpoint to", scratch):
+                    checkpoint.write(Path(scratch), self.state, self.config, self.fingerprint)
                 self.harness.save(Path(scratch), self.state.images_seen)
 
 

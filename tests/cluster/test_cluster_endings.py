@@ -85,6 +85,24 @@ def test_a_dry_run_checks_the_cluster_and_writes_nothing(cluster: Cluster, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, at import
+def test_what_evaluate_finds_is_kept_with_the_run(cluster: Cluster, undisturbed: Path):
+    done = cluster.run("ray_diffusion.evaluate", str(undisturbed), "num_images=130")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((undisturbed / "evaluation.json").read_text())["figures"]
+    found = json.loads((undisturbed / "summary.json").read_text())
+    for name in ("sample/class_accuracy", "sample/fd"):
+        assert figures[name]["value"] == found["metrics"][name]
+        assert figures[name]["count"] == 130
+    assert figures["sample/class_accuracy"]["floor"] > 0.95
+
+    from mlflow import MlflowClient
+
+    run = MlflowClient(f"sqlite:///{undisturbed.parent}/mlflow.db").get_run(found["mlflow_run_id"])
+    assert run.data.metrics["sample/fd"] == figures["sample/fd"]["value"]
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, at import
 def test_a_submitted_job_succeeds_and_its_run_is_in_mlflow(cluster: Cluster, tmp_path: Path):
     job = ["python", "-m", "ray_diffusion.train", *TINY, "run.name=job"]
     submit = subprocess.run(

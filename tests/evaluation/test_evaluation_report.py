@@ -24,15 +24,6 @@ FD, ACCURACY = "sample/fd", "sample/class_accuracy"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny convolutions gain nothing from threads, and lose much where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One cache for all tests: the classifier takes seconds to train."""
     with pytest.MonkeyPatch.context() as patch:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_config import RESOLVED
+from tiny_config import TINY as TINY_NETWORK
 
 from ray_diffusion import config as configs
 from ray_diffusion import pipeline
@@ -17,23 +19,10 @@ LAST, FIRST = "checkpoint-000000000256", "checkpoint-000000000128"
 TINY = {
     "training.total_images": 256,
     "training.checkpoint_every_images": 128,
-    "model.channels": 8,
-    "model.channel_mults": (1,),
-    "model.attention_levels": (),
-    "model.blocks_per_level": 1,
-    "model.num_classes": 10,
-    "model.image_channels": 1,
+    **TINY_NETWORK,
+    **RESOLVED,
     "sampler.num_inference_steps": 3,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny convolutions gain nothing from threads, and lose much where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

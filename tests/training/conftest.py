@@ -3,21 +3,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from toy import World, configured, stripes
 
 from ray_diffusion.config import Config
 from ray_diffusion.data.pack import pack
 from ray_diffusion.data.sources import SOURCES
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """The same sums on every machine, and no faster with more: the tensors are tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tiny_config import RESOLVED, TINY
 from torch import Tensor
 
 from ray_diffusion import config
@@ -39,12 +40,8 @@ def configured(dataset: Path, **keys: object) -> Config:
     tiny = {
         "data.dataset_url": str(dataset),
         "data.global_batch_size": BATCH,
-        "model.channels": 8,
-        "model.channel_mults": [1],
-        "model.attention_levels": [],
-        "model.blocks_per_level": 1,
-        "model.num_classes": 10,
-        "model.image_channels": 1,
+        **TINY,
+        **RESOLVED,
         "sampler.num_inference_steps": 2,
         "training.total_images": 10 * BATCH,
         "training.log_every_images": BATCH,

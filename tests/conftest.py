@@ -1,0 +1,10 @@
+"""What all tests share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """The same sums on every machine, and no slower: the tensors of tests are tiny."""
+    torch.set_num_threads(1)

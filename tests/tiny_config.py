@@ -1,0 +1,11 @@
+"""The smallest network that is still a U-Net."""
+
+TINY = {
+    "model.channels": 8,
+    "model.channel_mults": [1],
+    "model.attention_levels": [],
+    "model.blocks_per_level": 1,
+}
+
+# What a launch would have found in the digits.
+RESOLVED = {"model.num_classes": 10, "model.image_channels": 1}

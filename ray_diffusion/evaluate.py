@@ -68,9 +68,8 @@ def _record(request: EvaluateRequest, drawer: "Pipeline", report: "Report") -> N
     facts["metrics"] |= figures
     run.write(summary.FILE, json.dumps(facts, indent=1))
     origin = identity(drawer.config, report.dataset_fingerprint)
-    with Tracker(
-        spool_directory(drawer.config), "evaluate", origin, run_id=facts["mlflow_run_id"]
-    ) as tracker:
+    spools, run_id = spool_directory(drawer.config, origin), facts["mlflow_run_id"]
+    with Tracker(spools, "evaluate", origin, run_id=run_id) as tracker:
         tracker.log(facts["images_seen"], figures)
     print(f"written to {run.url}/{FILE}" + ("" if tracker.finish() else "; not yet in MLflow"))
 

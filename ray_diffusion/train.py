@@ -23,7 +23,11 @@ def main(argv: list[str]) -> None:
     print(plan.describe(), flush=True)
     if plan.finished and not options.dry_run:
         print("\nalready finished; another run.name starts anew\n")
-        plan.finished.shipped = ship_leftovers(plan.config, plan.identity)
+        if not plan.finished.shipped:
+            plan.finished.shipped, plan.finished.mlflow_run_id = ship_leftovers(
+                plan.config, plan.identity
+            )
+            plan.finished.write(plan.run)
         print(plan.finished.block())
         return
     cluster = plan.config.cluster

@@ -19,7 +19,7 @@ import ray.train.torch
 from ray_diffusion import config as configs
 from ray_diffusion.cluster import worker
 from ray_diffusion.cluster.board import Board
-from ray_diffusion.cluster.lineage import spool_directory
+from ray_diffusion.cluster.lineage import ORIGIN, spool_directory
 from ray_diffusion.cluster.plan import CONFIG, Plan
 from ray_diffusion.cluster.progress import ProgressLine
 from ray_diffusion.cluster.summary import Summary
@@ -58,16 +58,17 @@ def fit(plan: Plan) -> Summary:
             all the same, and is the error's note.
     """
     config = fitted_to_cluster(plan.config)
-    spools = spool_directory(config)
-    run_id = _mlflow_run(plan)
-    summary = Summary("failed", plan.run.url, mlflow_run_id=run_id, tracking_uri=plan.identity.uri)
+    summary = Summary("failed", plan.run.url, tracking_uri=plan.identity.uri)
     failure: RayDiffusionError | None = None
     facts: dict[str, Any] = {"shipped": True}
     mlflow_status, started = "FINISHED", time.monotonic()
-    with Tracker(spools, "driver", plan.identity, run_id=run_id) as tracker:
+    with Tracker(spool_directory(config, plan.identity), "driver", plan.identity) as tracker:
         files = _Files(plan, tracker)
         files.write(CONFIG, configs.dump(plan.config))
-        files.write("run.json", json.dumps(_origin(plan, run_id), indent=1))
+        # The key before the run that it finds: a kill between them must not leave two runs.
+        plan.run.write(ORIGIN, _origin(plan, None))
+        run_id = summary.mlflow_run_id = _mlflow_run(plan)
+        files.write(ORIGIN, _origin(plan, run_id))
         tracker.status("RUNNING")
         try:
             facts = _train(plan, config, run_id)
@@ -79,8 +80,11 @@ def fit(plan: Plan) -> Summary:
             summary.status, mlflow_status = STATUSES.get(type(error), ("failed", "FAILED"))
         summary.seconds = time.monotonic() - started
         _tell_state(summary, plan.run)
-        summary.write(plan.run)
+        summary.shipped = False
+        summary.write(plan.run)  # before the wait for MLflow, lest a kill in it leave none
         summary.shipped = tracker.finish(mlflow_status) and facts["shipped"]
+        summary.mlflow_run_id = tracker.run_id or run_id
+        summary.write(plan.run)
     if failure is not None:
         failure.add_note(summary.block())
         raise failure
@@ -103,7 +107,7 @@ class _Files:
     def __init__(self, plan: Plan, tracker: Tracker) -> None:
         self._run, self._tracker = plan.run, tracker
         # MLflow wants local files, which stay until they are shipped.
-        self._local = plan.run.local_path() or spool_directory(plan.config)
+        self._local = plan.run.local_path() or spool_directory(plan.config, plan.identity)
 
     def write(self, name: str, content: str) -> None:
         self._run.write(name, content)
@@ -127,17 +131,17 @@ class _Files:
         self._tracker.artifact(self._local / "model", "model")
 
 
-def _origin(plan: Plan, run_id: str | None) -> dict[str, Any]:
+def _origin(plan: Plan, run_id: str | None) -> str:
     identity = plan.identity
-    return {"run_key": identity.run_key, "mlflow_run_id": run_id} | dict(identity.tags)
+    facts = {"run_key": identity.run_key, "mlflow_run_id": run_id} | dict(identity.tags)
+    return json.dumps(facts, indent=1)
 
 
 def _mlflow_run(plan: Plan) -> str | None:
     try:
         return find_or_create(plan.identity, deadline_s=MLFLOW_WAIT_S).run_id
-    except TrackingError as error:
-        warn(f"{error}; training goes on, and what it records is shipped later")
-        return None
+    except TrackingError:
+        return None  # the driver's tracker tries on, and tells the user
 
 
 def fitted_to_cluster(config: Config) -> Config:

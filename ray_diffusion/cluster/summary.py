@@ -12,7 +12,7 @@ NEXT = {
     "finished": [
         ("look", "python -m ray_diffusion.sample {run} num_images=64"),
         ("measure", "python -m ray_diffusion.evaluate {run}"),
-        ("browse", "mlflow ui --backend-store-uri {tracking}"),
+        ("browse", "{browse}"),
     ],
     "preempted": [("continue", "the same command again")],
     "failed": [("continue", "the same command again, from the last checkpoint")],
@@ -71,8 +71,12 @@ class Summary:
             if self.mlflow_run_id
             else "not reached; the same command again ships its records",
         }
+        served = self.tracking_uri.startswith("http")
+        browse = (
+            self.tracking_uri if served else f"mlflow ui --backend-store-uri {self.tracking_uri}"
+        )
         for what, command in NEXT[self.status]:
-            rows[what] = command.format(run=self.run, tracking=self.tracking_uri)
+            rows[what] = command.format(run=self.run, browse=browse)
         return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
 
 

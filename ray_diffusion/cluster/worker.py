@@ -97,7 +97,7 @@ class _Record:
 
     def __init__(self, assignment: Assignment, run: Directory) -> None:
         self._config, self._board, self._run = assignment.config, assignment.board, run
-        self._spools = spool_directory(self._config)
+        self._spools = spool_directory(self._config, assignment.identity)
         # Artifacts wait here for MLflow: in the run's directory where that is on this machine.
         self._local = run.local_path() or self._spools
         self._tracker = Tracker(

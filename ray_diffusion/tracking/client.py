@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from ray_diffusion.errors import TrackingError
 from ray_diffusion.tracking.identity import sqlite_path
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def is_missing(error: Exception) -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error, short enough to be read in a log."""
-    line = (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+    """Why a call failed, in one line that is short enough to be read in a log.
+
+    What the operating system said, where that is at the bottom of it: the layers above wrap it in
+    more words than one line holds.
+    """
+    root = error
+    while not isinstance(error, TrackingError) and (below := root.__cause__ or root.__context__):
+        root = below
+    said = root.strerror if isinstance(root, OSError) and root.strerror else str(error)
+    line = (said.splitlines() or [""])[0].strip() or type(error).__name__
     return line if len(line) <= BRIEF_CHARACTERS else f"{line[:BRIEF_CHARACTERS]}…"

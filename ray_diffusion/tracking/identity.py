@@ -1,11 +1,10 @@
 """Which MLflow run a training belongs to, and what it was made from.
 
-A run is found by its key, a hash of its directory, and never by a name or by state kept in a
+A run is found by the key that its directory holds, and never by a name or by state kept in a
 process. So a retried job, a restarted worker and a resumed trial all arrive at the same run.
 """
 
 import getpass
-import hashlib
 import os
 import platform
 import re
@@ -36,7 +35,7 @@ class RunIdentity:
     """What people see; `run_key` is what finds the run."""
 
     run_key: str
-    """Stable over restarts, see `run_key`."""
+    """Stable over restarts: drawn when the run's directory is made, and kept there."""
 
     experiment: str
     """Name of the experiment; made if missing."""
@@ -52,19 +51,6 @@ class RunIdentity:
 
     tags: Mapping[str, str] = field(default_factory=dict)
     """`lineage_tags` and whatever else the run should be found by."""
-
-
-def run_key(storage_url: str, name: str) -> str:
-    """The key of the run that lives in the directory ``<storage_url>/<name>``.
-
-    >>> run_key("s3://bucket/runs", "digits") == run_key("s3://bucket/runs/", "digits")
-    True
-    """
-    if _is_remote(storage_url):
-        directory = f"{storage_url.rstrip('/')}/{name}"
-    else:
-        directory = str(_local(storage_url) / name)
-    return hashlib.sha256(directory.encode()).hexdigest()[:16]
 
 
 def tracking_uri(configured: str | None, storage_url: str) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ray_diffusion import config as configs
+from ray_diffusion.cluster.lineage import ORIGIN
 from ray_diffusion.cluster.plan import CONFIG, prepare
 from ray_diffusion.cluster.summary import Summary
 from ray_diffusion.config import Config
@@ -96,6 +97,13 @@ def test_a_finished_run_is_recognised_until_its_budget_grows(tmp_path: Path):
     assert finished.images_seen == 80_000
     Summary("preempted", plan.run.url, images_seen=80_000).write(plan.run)
     assert prepare(configured(tmp_path)).finished is None
+
+
+def test_a_directory_made_again_is_another_run(tmp_path: Path):
+    plan = prepare(configured(tmp_path))
+    assert prepare(configured(tmp_path)).identity.run_key != plan.identity.run_key
+    plan.run.write(ORIGIN, json.dumps({"run_key": plan.identity.run_key}))
+    assert prepare(configured(tmp_path)).identity.run_key == plan.identity.run_key
 
 
 def test_the_summary_reads_back_as_it_was_written(tmp_path: Path):

@@ -3,17 +3,7 @@ from pathlib import Path
 import pytest
 
 from ray_diffusion.errors import ConfigError
-from ray_diffusion.tracking.identity import lineage_tags, run_key, tracking_uri
-
-
-def test_a_run_is_known_by_its_absolute_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run_key("runs", "digits") == run_key(str(tmp_path / "runs"), "digits")
-    assert run_key("runs", "digits") == run_key(f"file://{tmp_path}/runs/", "digits")
-    assert run_key("runs", "digits") != run_key("runs", "photos")
-    assert run_key("runs", "digits") != run_key("s3://runs", "digits")
+from ray_diffusion.tracking.identity import lineage_tags, tracking_uri
 
 
 def test_the_config_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

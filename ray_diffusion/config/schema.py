@@ -165,16 +165,16 @@ class Training(Values):
     """How long to train, and what to write on the way."""
 
     total_images: Images = Field(
-        default=80_000, le=MOST_IMAGES, description="Images seen in the whole run."
+        default=64_000, le=MOST_IMAGES, description="Images seen in the whole run."
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Arithmetic of the forward pass; weights stay fp32."
     )
     log_every_images: Images = Field(default=2_560, description="Images between points of metrics.")
     checkpoint_every_images: Images = Field(
-        default=20_000, description="Images between checkpoints.", json_schema_extra=MAY_CHANGE
+        default=16_000, description="Images between checkpoints.", json_schema_extra=MAY_CHANGE
     )
-    validate_every_images: Images = Field(default=20_000, description="Images between validations.")
+    validate_every_images: Images = Field(default=16_000, description="Images between validations.")
     keep_checkpoints: Int = Field(
         default=2, ge=1, description="Newest checkpoints to keep.", json_schema_extra=MAY_CHANGE
     )

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from ray_diffusion.data.order import Int, Order, key
 from ray_diffusion.data.shards import Shards
 from ray_diffusion.errors import DataError
 
+DECODED_BYTES = 64 * 2**20  # of decoded images that a split keeps in memory
 FLIP = 11  # what a flip's key is for; any constant that no other use of `key` has
 
 
@@ -60,6 +62,9 @@ class Dataset:
         self.sizes = [shard.examples for shard in self.manifest.splits[split]]
         self._ends = np.cumsum(self.sizes)
         self._shards = Shards(ShardCache(self.url, cache_bytes), self.manifest, split)
+        # Small sets are decoded once, not once an epoch; of large ones this keeps next to nothing.
+        image_bytes = self.manifest.channels * image_size**2
+        self._example = lru_cache(DECODED_BYTES // image_bytes)(self._shards.example)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -126,7 +131,7 @@ class Dataset:
     def _fetch(self, shards: Int, indices: Int, positions: Int, flips: np.ndarray) -> Batch:
         images, labels = [], []
         for shard, i, flip in zip(shards.tolist(), indices.tolist(), flips.tolist(), strict=True):
-            image, label = self._shards.example(shard, i)
+            image, label = self._example(shard, i)
             images.append(image[:, :, ::-1] if flip else image)
             labels.append(label)
         return Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), positions)

@@ -29,7 +29,7 @@ def test_a_plan_knows_what_follows_from_the_dataset(tmp_path: Path):
     assert plan.config.model.num_classes == 10
     assert plan.config.model.image_channels == 1
     assert (plan.train_images, plan.val_images) == (1438, 359)
-    assert "625 steps of 128 = 80,000 images (56 epochs)" in plan.describe()
+    assert "500 steps of 128 = 64,000 images (45 epochs)" in plan.describe()
     assert not (tmp_path / "runs").exists()
 
 
@@ -91,11 +91,11 @@ def test_a_relative_storage_of_a_job_is_not_in_its_temporary_directory(
 
 def test_a_finished_run_is_recognised_until_its_budget_grows(tmp_path: Path):
     plan = prepare(configured(tmp_path))
-    Summary("finished", plan.run.url, images_seen=80_000).write(plan.run)
+    Summary("finished", plan.run.url, images_seen=64_000).write(plan.run)
     finished = prepare(configured(tmp_path)).finished
     assert finished is not None
-    assert finished.images_seen == 80_000
-    Summary("preempted", plan.run.url, images_seen=80_000).write(plan.run)
+    assert finished.images_seen == 64_000
+    Summary("preempted", plan.run.url, images_seen=64_000).write(plan.run)
     assert prepare(configured(tmp_path)).finished is None
 
 
@@ -108,7 +108,7 @@ def test_a_directory_made_again_is_another_run(tmp_path: Path):
 
 def test_the_summary_reads_back_as_it_was_written(tmp_path: Path):
     plan = prepare(configured(tmp_path))
-    written = Summary("finished", plan.run.url, 80_000, 625, {"val/loss": 0.2}, restarts=1)
+    written = Summary("finished", plan.run.url, 64_000, 625, {"val/loss": 0.2}, restarts=1)
     written.write(plan.run)
     assert Summary(**json.loads((plan.run.local_path() / "summary.json").read_text())) == written
     assert "1 restarts" in written.block()

@@ -26,7 +26,7 @@ BROKEN = {
     ),
     "warmup_images": (
         ["optim.warmup_images=1e6"],
-        "optim.warmup_images: must be at most training.total_images, 80000, got 1000000",
+        "optim.warmup_images: must be at most training.total_images, 64000, got 1000000",
     ),
     "total_images": (
         ["training.total_images=100"],

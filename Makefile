@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	@echo && $(BIN)/python -m ray_diffusion.evaluate runs/digits
 	@echo && $(BIN)/python -m ray_diffusion.sample runs/digits num_images=100 out=runs/digits/samples/grid.png
 	@echo && echo "look at    runs/digits/samples/grid.png and runs/digits/loss.png" \
-	  && echo "browse     make mlflow, then open http://127.0.0.1:5000" \
+	  && echo "browse     make mlflow, then open 'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'" \
 	  && echo "change     $(BIN)/python -m ray_diffusion.train run.name=linear diffusion.beta_schedule=linear" \
 	  && echo "all keys   $(BIN)/python -m ray_diffusion.train --help"
 

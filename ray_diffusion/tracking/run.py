@@ -17,9 +17,6 @@ from ray_diffusion.tracking.identity import KEY_TAG, RunIdentity
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's pages open an experiment as one of a language model's: no runs in sight."""
-
 PARAMS_PER_CALL = 100
 """MLflow refuses more in one request."""
 
@@ -142,9 +139,7 @@ def _experiment(client: "MlflowClient", identity: RunIdentity) -> str:
     experiment = client.get_experiment_by_name(identity.experiment)
     if experiment is None:
         try:
-            return client.create_experiment(
-                identity.experiment, identity.artifact_location, tags=EXPERIMENT_TAGS
-            )
+            return client.create_experiment(identity.experiment, identity.artifact_location)
         except Exception:
             # Another process may have made it since we looked.
             experiment = client.get_experiment_by_name(identity.experiment)

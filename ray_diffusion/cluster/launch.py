@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -127,7 +128,7 @@ class _Files:
                 (source / name).rename(model / name)
             self._run.publish(model, "model")
             if self._run.local_path() is None:
-                model.rename(self._local / "model")
+                shutil.copytree(model, self._local / "model", dirs_exist_ok=True)
         self._tracker.artifact(self._local / "model", "model")
 
 
@@ -245,10 +246,11 @@ def _stop_on_signals(board: Any) -> Iterator[None]:
 
 def _explained(error: Exception, config: Config) -> RayDiffusionError:
     """What to tell the user of workers that kept failing."""
+    print(error, file=sys.stderr)  # with its traceback: whoever mends it needs all of it
     causes = getattr(error, "worker_failures", None) or {0: error}
     rank, cause = sorted(causes.items())[0]
     cause = getattr(cause, "_base_exc", cause)
-    last = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+    last = (str(cause).strip().splitlines() or [type(cause).__name__])[-1].partition(". ")[0]
     return WorkersFailed(
         f"worker {rank} failed more than cluster.max_failures={config.cluster.max_failures} "
         f"times: {last}"

@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # no test asserts a duration
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True, scope="session")

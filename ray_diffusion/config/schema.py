@@ -31,6 +31,13 @@ def _directory_name(name: str) -> str:
     return name
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not hold control characters or line ends")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
 Fraction = Annotated[Float, Field(ge=0, lt=1)]
 Images = Annotated[Int, Field(ge=1)]
 
@@ -44,7 +51,7 @@ class Run(Values):
     seed: Int = Field(
         default=0, ge=0, le=2**31 - 1, description="Seed of the weights, the noise and the order."
     )
-    storage_url: str = Field(
+    storage_url: Text = Field(
         default="runs",
         min_length=1,
         description="Where runs are kept: a local path or any fsspec URL, such as s3://bucket/runs.",
@@ -55,7 +62,7 @@ class Run(Values):
 class Data(Values):
     """What is trained on."""
 
-    dataset_url: str = Field(
+    dataset_url: Text = Field(
         default="builtin:digits",
         min_length=1,
         description="A packed dataset's directory or URL, or the name of an embedded source.",
@@ -205,13 +212,13 @@ class Cluster(Values):
 class Tracking(Values):
     """Where metrics go."""
 
-    uri: str | None = Field(
+    uri: Text | None = Field(
         default=None,
         description="MLflow server or store; null takes MLFLOW_TRACKING_URI, "
         "else a SQLite file below run.storage_url.",
         json_schema_extra=MAY_CHANGE,
     )
-    experiment: str = Field(
+    experiment: Text = Field(
         default="ray_diffusion",
         min_length=1,
         description="MLflow experiment that the run belongs to.",

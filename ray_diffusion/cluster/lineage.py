@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import get_args
 
 from ray_diffusion.config import Config, flatten
+from ray_diffusion.diffusion import profile, schedule
+from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, cache_dir
 from ray_diffusion.tracking.identity import RunIdentity, lineage_tags, tracking_uri
 from ray_diffusion.tracking.tracker import Role, Tracker
@@ -61,7 +63,12 @@ def identity(config: Config, dataset_fingerprint: str) -> RunIdentity:
         uri=uri,
         artifact_location=artifacts,
         params={key: str(value) for key, value in flatten(config).items()},
-        tags=lineage_tags() | {"ray_diffusion.dataset_fingerprint": dataset_fingerprint},
+        tags=lineage_tags()
+        | {
+            "ray_diffusion.dataset_fingerprint": dataset_fingerprint,
+            "ray_diffusion.schedule_fingerprint": schedule.fingerprint(logsnr_table(config)),
+            "ray_diffusion.score_fingerprint": profile.fingerprint(),
+        },
     )
 
 

@@ -11,7 +11,9 @@ from ray_diffusion import config as configs
 from ray_diffusion.cluster import lineage, summary
 from ray_diffusion.config import Config
 from ray_diffusion.data.reader import Dataset
-from ray_diffusion.errors import ConfigError, UsageError
+from ray_diffusion.diffusion.profile import coverage
+from ray_diffusion.diffusion.schedule import complaints
+from ray_diffusion.errors import ConfigError, UsageError, warn
 from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, absolute
@@ -55,7 +57,7 @@ class Plan:
             f"{c.model.num_classes} classes",
             "model": f"{c.model.kind}, {self.parameters:,} parameters; "
             f"a checkpoint is {megabytes:,.0f} MB",
-            "diffusion": f"{c.diffusion.beta_schedule} schedule, "
+            "diffusion": f"{c.diffusion.family}, {c.diffusion.beta_schedule} schedule, "
             f"T = {c.diffusion.num_train_timesteps}, {c.diffusion.prediction_type}",
             "training": f"{steps:,} steps of {c.data.global_batch_size} = {images:,} images "
             f"({images / self.train_images:.0f} epochs), {c.training.precision}",
@@ -113,6 +115,18 @@ def _refuse_changes(config: Config, run: Directory) -> None:
         )
 
 
+def _complain(config: Config) -> None:
+    """Say what is odd about the schedule; odd schedules are worth an experiment, so no more."""
+    table = logsnr_table(config)
+    found, covered = complaints(table), coverage(table)
+    if covered < 1:
+        found.append(
+            f"no timestep is near {1 - covered:.0%} of the noise levels that val/score looks at"
+        )
+    for complaint in found:
+        warn(f"diffusion.beta_schedule={config.diffusion.beta_schedule}: {complaint}")
+
+
 def prepare(config: Config) -> Plan:
     """Check everything that can be checked without a cluster.
 
@@ -129,10 +143,7 @@ def prepare(config: Config) -> Plan:
         StorageError: If the run's directory cannot be written.
     """
     data = config.data
-    try:
-        logsnr_table(config)
-    except ValueError as error:
-        raise ConfigError([f"diffusion: {error}"]) from error
+    _complain(config)
     if not data.dataset_url.startswith("builtin:"):
         config = configs.override(config, {"data.dataset_url": absolute(data.dataset_url)})
     train, val = (

@@ -4,6 +4,7 @@ The left column is ready to be copied: each key with the value that it has unles
 """
 
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,10 +99,16 @@ def _page(usage: str, doc: str | None, tables: Mapping[str, Mapping[str, str]]) 
     return "\n\n".join(block for block in blocks if block).replace(HARD_BLANK, " ") + "\n"
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks lines at blanks, and long lists of choices after a bar."""
+
+    wordsep_simple_re = re.compile(r"(\s+|(?<=\w\|)(?=\w))")
+
+
 def _row(left: str, right: str, left_width: int) -> str:
     indent = " " * (left_width + 4)
     right_width = max(_terminal_width() - len(indent), NARROWEST_RIGHT)
-    lines = textwrap.wrap(right, right_width, break_on_hyphens=False)
+    lines = _Wrapper(right_width, break_on_hyphens=False).wrap(right)
     if len(left) > left_width or not lines:
         return f"\n{indent}".join([f"  {left}", *lines])
     return f"\n{indent}".join([f"  {left:<{left_width}}  {lines[0]}", *lines[1:]])

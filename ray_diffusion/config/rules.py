@@ -25,8 +25,11 @@ RULES: Final = (
         "must be below diffusion.beta_end, {diffusion.beta_end}, got {diffusion.beta_start}",
     ),
     Rule(
-        ("data.image_size", "model.channel_mults"),
-        lambda c: c.data.image_size % 2 ** (len(c.model.channel_mults) - 1) == 0,
+        ("data.image_size", "model.channel_mults", "model.kind"),
+        lambda c: (
+            c.model.kind not in ("unet", "tutorial_unet")
+            or c.data.image_size % 2 ** (len(c.model.channel_mults) - 1) == 0
+        ),
         "{data.image_size} pixels cannot be halved once for each level of model.channel_mults "
         "after the first",
     ),
@@ -41,9 +44,28 @@ RULES: Final = (
         "must be a multiple of 8, got {model.channels}",
     ),
     Rule(
-        ("model.attention_levels", "model.channel_mults"),
-        lambda c: all(level < len(c.model.channel_mults) for level in c.model.attention_levels),
+        ("model.attention_levels", "model.channel_mults", "model.kind"),
+        lambda c: (
+            c.model.kind != "unet"
+            or all(level < len(c.model.channel_mults) for level in c.model.attention_levels)
+        ),
         "names a level that model.channel_mults does not have; levels count from 0",
+    ),
+    Rule(
+        ("model.channel_mults", "model.kind"),
+        lambda c: c.model.kind != "tutorial_unet" or len(c.model.channel_mults) > 1,
+        "tutorial_unet needs two levels or more: it is told noise level and class between them",
+    ),
+    Rule(
+        ("data.image_size", "model.patch_size", "model.kind"),
+        lambda c: c.model.kind != "dit" or c.data.image_size % c.model.patch_size == 0,
+        "{data.image_size} pixels cannot be cut into patches of model.patch_size, "
+        "{model.patch_size}",
+    ),
+    Rule(
+        ("model.dropout", "model.kind"),
+        lambda c: c.model.dropout == 0 or c.model.kind == "unet",
+        "only model.kind=unet has dropout, got {model.kind}",
     ),
     Rule(
         ("optim.warmup_images", "training.total_images"),
@@ -57,9 +79,63 @@ RULES: Final = (
         "got {training.total_images}",
     ),
     Rule(
-        ("sampler.num_inference_steps", "diffusion.num_train_timesteps"),
-        lambda c: c.sampler.num_inference_steps <= c.diffusion.num_train_timesteps,
+        ("diffusion.sigma_min", "diffusion.sigma_max"),
+        lambda c: c.diffusion.sigma_min < c.diffusion.sigma_max,
+        "must be below diffusion.sigma_max, {diffusion.sigma_max:g}, got {diffusion.sigma_min:g}",
+    ),
+    Rule(
+        ("diffusion.betas", "diffusion.beta_schedule"),
+        lambda c: (c.diffusion.beta_schedule == "custom") == (c.diffusion.betas is not None),
+        "belongs to diffusion.beta_schedule=custom; give both or neither",
+    ),
+    Rule(
+        ("diffusion.num_train_timesteps", "diffusion.betas"),
+        lambda c: len(c.diffusion.betas or ()) in (0, c.diffusion.num_train_timesteps),
+        "must be the number of diffusion.betas, got {diffusion.num_train_timesteps}",
+    ),
+    Rule(
+        ("diffusion.rescale_zero_terminal_snr", "diffusion.prediction_type"),
+        lambda c: (
+            not c.diffusion.rescale_zero_terminal_snr
+            or c.diffusion.prediction_type not in ("epsilon", "score")
+        ),
+        "a timestep without signal teaches nothing to diffusion.prediction_type="
+        "{diffusion.prediction_type}; choose v_prediction, sample, edm or flow",
+    ),
+    Rule(
+        ("diffusion.learn_variance", "diffusion.family"),
+        lambda c: not c.diffusion.learn_variance or c.diffusion.family == "ddpm",
+        "the variance of steps between timesteps needs diffusion.family=ddpm, "
+        "got {diffusion.family}",
+    ),
+    Rule(
+        ("sampler.variance", "diffusion.learn_variance"),
+        lambda c: c.sampler.variance != "learned" or c.diffusion.learn_variance,
+        "learned needs a model trained with diffusion.learn_variance=true",
+    ),
+    Rule(
+        ("sampler.variance", "sampler.solver"),
+        lambda c: c.sampler.variance == "beta_tilde" or c.sampler.solver == "ddpm",
+        "only sampler.solver=ddpm has a choice of variance, got {sampler.solver}",
+    ),
+    Rule(
+        ("sampler.eta", "sampler.solver"),
+        lambda c: c.sampler.eta == 0 or c.sampler.solver == "ddim",
+        "only sampler.solver=ddim has an eta, got {sampler.solver}",
+    ),
+    Rule(
+        ("sampler.num_inference_steps", "sampler.grid", "diffusion.num_train_timesteps"),
+        lambda c: (
+            c.sampler.grid not in ("trailing", "leading", "linspace")
+            or c.sampler.num_inference_steps <= c.diffusion.num_train_timesteps
+        ),
         "must be at most diffusion.num_train_timesteps, {diffusion.num_train_timesteps}, "
+        "on sampler.grid={sampler.grid}, got {sampler.num_inference_steps}",
+    ),
+    Rule(
+        ("sampler.num_inference_steps", "sampler.grid"),
+        lambda c: c.sampler.grid != "geometric" or c.sampler.num_inference_steps <= 400,
+        "must be at most 400 on sampler.grid=geometric, whose every step leaves 0.9 of the noise, "
         "got {sampler.num_inference_steps}",
     ),
     Rule(

@@ -12,11 +12,9 @@ import re
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, ByteSize, Field
-from pydantic.config import JsonDict
 
-from ray_diffusion.config.values import Bool, Float, Int, Values
-
-MAY_CHANGE: Final[JsonDict] = {"may_change": True}
+from ray_diffusion.config.diffusion import Diffusion, Sampler
+from ray_diffusion.config.values import MAY_CHANGE, Bool, Float, Int, Values
 
 # Checkpoint directories carry the count of images in 12 digits.
 MOST_IMAGES: Final = 10**12 - 1
@@ -88,46 +86,33 @@ class Data(Values):
     )
 
 
-class Diffusion(Values):
-    """The forward process, and what the network predicts."""
-
-    beta_schedule: Literal["linear", "cosine"] = Field(
-        default="cosine", description="How much noise each timestep adds."
-    )
-    num_train_timesteps: Int = Field(
-        default=1000, ge=2, le=10_000, description="Timesteps T of the forward process."
-    )
-    beta_start: Float = Field(
-        default=1e-4,
-        gt=0,
-        lt=1,
-        description="First beta of the linear schedule at T = 1000; other T rescale it by 1000/T.",
-    )
-    beta_end: Float = Field(
-        default=0.02,
-        gt=0,
-        lt=1,
-        description="Last beta of the linear schedule at T = 1000; other T rescale it by 1000/T.",
-    )
-    prediction_type: Literal["epsilon", "v_prediction"] = Field(
-        default="v_prediction", description="What the network predicts from a noisy image."
-    )
-
-
 class Model(Values):
     """The network."""
 
-    kind: Literal["unet"] = Field(default="unet", description="Architecture of the network.")
-    channels: Int = Field(default=32, ge=8, description="Channels at full resolution.")
+    kind: Literal["unet", "tutorial_unet", "dit", "tiny"] = Field(
+        default="unet", description="Architecture of the network."
+    )
+    channels: Int = Field(
+        default=32, ge=8, description="Channels at full resolution, or of each token of dit."
+    )
     channel_mults: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
         default=(1, 2),
         min_length=1,
-        description="Channels of each level, in multiples of model.channels; "
+        description="Channels of each level of a U-Net, in multiples of model.channels; "
         "each further level halves the resolution.",
     )
-    blocks_per_level: Int = Field(default=2, ge=1, description="Residual blocks in each level.")
+    blocks_per_level: Int = Field(
+        default=2, ge=1, description="Residual blocks in each level of unet."
+    )
     attention_levels: tuple[Annotated[Int, Field(ge=0)], ...] = Field(
-        default=(1,), description="Levels with self-attention; 0 is full resolution."
+        default=(1,), description="Levels of unet with self-attention; 0 is full resolution."
+    )
+    dropout: Fraction = Field(
+        default=0.0, description="Share of its activations that unet drops while it trains."
+    )
+    depth: Int = Field(default=6, ge=1, description="Transformer blocks of dit.")
+    patch_size: Int = Field(
+        default=2, ge=1, description="Side of the squares that are the tokens of dit, pixels."
     )
     image_channels: Int | None = Field(
         default=None, ge=1, le=64, description="Channels of an image; null: as the dataset has."
@@ -222,31 +207,6 @@ class Tracking(Values):
         default="ray_diffusion",
         min_length=1,
         description="MLflow experiment that the run belongs to.",
-        json_schema_extra=MAY_CHANGE,
-    )
-
-
-class Sampler(Values):
-    """How images are made, unless a request says otherwise."""
-
-    solver: Literal["ddim", "ddpm"] = Field(
-        default="ddim", description="Reverse process.", json_schema_extra=MAY_CHANGE
-    )
-    num_inference_steps: Int = Field(
-        default=50,
-        ge=1,
-        description="Network evaluations per image.",
-        json_schema_extra=MAY_CHANGE,
-    )
-    guidance_scale: Float = Field(
-        default=1.0,
-        ge=0,
-        description="Weight of classifier-free guidance; 1 is off.",
-        json_schema_extra=MAY_CHANGE,
-    )
-    clip_x0: Bool = Field(
-        default=True,
-        description="Clip each estimate of the clean image to the data's range.",
         json_schema_extra=MAY_CHANGE,
     )
 

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ray_diffusion.config.schema import MAY_CHANGE, Config
+from ray_diffusion.config.schema import Config
+from ray_diffusion.config.values import MAY_CHANGE
 from ray_diffusion.config.wording import show
 
 

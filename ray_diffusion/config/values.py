@@ -4,9 +4,13 @@ Pydantic alone would read ``true`` as 1 and ``"3"`` as 3; a config that means so
 says is worse than one that is refused, so these types take only what they name.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Strict
+from pydantic.config import JsonDict
+
+# Marks keys that say where or how fast a run goes, not what it learns.
+MAY_CHANGE: Final[JsonDict] = {"may_change": True}
 
 
 def _without_point(value: object) -> object:

@@ -6,13 +6,21 @@ It is a tensor with one entry per example, so a batch may mix noise levels. The 
 ``t`` (0..T-1, larger is noisier) exists only as an index into a schedule's table.
 
 ========================  ==========================================================
-schedule                  a named beta schedule -> its table of logsnr
+schedule                  a named noise schedule -> its table of logsnr
+family                    DDPM, score networks, SDEs: one process at different scales
 gaussian                  the forward process: clean data and noise -> noisy data
 parameterization          what the network predicts, and back to clean data
+levels                    which noise levels training draws
+weighting                 how much each of them counts
 objective                 the training loss of each example
-denoiser                  network -> ``Denoiser(x_t, logsnr, condition) -> x0``; guidance
+profile                   the error at fixed levels: the objective that is fair to schedules
+denoiser                  network -> ``Denoiser(x_t, logsnr, condition) -> Estimate``; guidance
+variance                  of reverse steps: fixed, analytic, learned
 solvers                   one reverse step, element-wise in the batch
-sampling                  noise -> images by a solver along a grid of noise levels
+grids                     the noise levels that a sampler visits
+sampling                  noise -> images by a solver along a grid
+editing                   image to image, inpainting, restoration, interpolation
+likelihood                how probable a model finds images: the bound, the probability flow
 random                    counter-based generators: a draw depends on its name alone
 ========================  ==========================================================
 """

@@ -1,48 +1,73 @@
-"""From noise to images: a solver walks a grid of noise levels."""
-
-import math
+"""From noise to images: a solver walks along noise levels."""
 
 import torch
 from torch import Tensor
 
 from ray_diffusion.diffusion.denoiser import Denoiser
 from ray_diffusion.diffusion.random import per_example_noise
-from ray_diffusion.diffusion.solvers import SOLVERS
+from ray_diffusion.diffusion.solvers import DEFAULTS, SOLVERS, Options, Visit, ddim_step, nowhere
 
 
-def trailing_grid(table: Tensor, num_inference_steps: int) -> Tensor:
-    """Noise levels evenly spaced in timesteps, from the noisiest down to clean data.
+def visit(denoiser: Denoiser, x_t: Tensor, logsnr: Tensor, condition: Tensor) -> Visit:
+    """Evaluate the model at a point; the one call of the network in a step."""
+    return Visit(x_t, logsnr, *denoiser(x_t, logsnr, condition))
 
-    The first level is always T-1, the level of pure noise ("trailing" spacing; Lin et al. 2023,
-    arXiv:2305.08891, section 3.3).
 
-    Args:
-        table: The schedule's logsnr of each timestep, shape ``(T,)``.
-        num_inference_steps: Network evaluations per image, 1..T.
-
-    Returns:
-        Increasing logsnr, shape ``(num_inference_steps + 1,)``, the last ``+inf``.
-
-    Raises:
-        ValueError: If there are not that many timesteps.
-    """
-    T = len(table)
-    if not 1 <= num_inference_steps <= T:
-        raise ValueError(f"num_inference_steps must be 1..{T}, got {num_inference_steps}")
-    stride = T / num_inference_steps
-    timesteps = [round(T - k * stride) - 1 for k in range(num_inference_steps)]
-    return torch.cat([table[timesteps], torch.tensor([math.inf], dtype=table.dtype)])
+def draws_noise(solver: str, options: Options) -> bool:
+    """Whether a solver with these options uses the noise it is given."""
+    return SOLVERS[solver].stochastic or (SOLVERS[solver].step is ddim_step and options.eta > 0)
 
 
 @torch.no_grad()
+def walk(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    condition: Tensor,
+    levels: Tensor,
+    solver: str,
+    options: Options,
+    seed: int,
+    indices: list[int],
+) -> Tensor:
+    """Carry noisy data along noise levels.
+
+    Args:
+        denoiser: The model.
+        x_t: Data at ``levels[0]``, shape ``(B, ...)``; its device is where the work is done.
+        condition: Class of each image, shape ``(B,)``.
+        levels: logsnr that never falls, one per network evaluation and where the last step ends,
+            shape ``(N + 1,)``; see ``grids.itinerary``.
+        solver: A key of ``SOLVERS``.
+        options: What the solver is told beyond its name.
+        seed: The user's seed.
+        indices: Index of each image: its noise depends on ``(seed, index)`` alone.
+
+    Returns:
+        Data at ``levels[-1]``, shape of ``x_t``.
+    """
+    step, noisy = SOLVERS[solver].step, draws_noise(solver, options)
+    levels, before, batch = levels.to(x_t.device), nowhere(x_t), len(x_t)
+    for k in range(len(levels) - 1):
+        now = visit(denoiser, x_t, levels[k].expand(batch), condition)
+        noise = (
+            per_example_noise(f"step {k}", seed, indices, x_t.shape[1:], x_t.device)
+            if noisy
+            else x_t
+        )
+        x_t = step(now, before, levels[k + 1].expand(batch), noise, options)
+        before = now
+    return x_t
+
+
 def sample(
     denoiser: Denoiser,
     condition: Tensor,
     shape: tuple[int, ...],
-    grid: Tensor,
+    levels: Tensor,
     solver: str,
     seed: int,
     indices: list[int],
+    options: Options = DEFAULTS,
 ) -> Tensor:
     """Draw images.
 
@@ -54,21 +79,14 @@ def sample(
         denoiser: The model.
         condition: Class of each image, shape ``(B,)``; its device is where the work is done.
         shape: Shape of one image, ``(C, H, W)``.
-        grid: Noise levels to visit, increasing, the last ``+inf``.
+        levels: Noise levels to visit; see ``walk``.
         solver: A key of ``SOLVERS``.
         seed: The user's seed.
         indices: Index of each image.
+        options: What the solver is told beyond its name.
 
     Returns:
         Clean data, shape ``(B, C, H, W)``, float32.
     """
-    step, stochastic = SOLVERS[solver]
-    device, batch = condition.device, len(indices)
-    x = per_example_noise("x_T", seed, indices, shape, device)
-    grid = grid.to(device)
-    for k in range(len(grid) - 1):
-        logsnr_t, logsnr_s = grid[k].expand(batch), grid[k + 1].expand(batch)
-        x0 = denoiser(x, logsnr_t, condition)
-        noise = per_example_noise(f"step {k}", seed, indices, shape, device) if stochastic else x
-        x = step(x, x0, logsnr_t, logsnr_s, noise)
-    return x
+    x_T = per_example_noise("x_T", seed, indices, shape, condition.device)
+    return walk(denoiser, x_T, condition, levels, solver, options, seed, indices)

@@ -1,24 +1,103 @@
 """From a network and a configuration to pixels: what previews and the pipeline share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from ray_diffusion.config import Config
-from ray_diffusion.diffusion.denoiser import clipped, denoiser, guided
-from ray_diffusion.diffusion.sampling import sample, trailing_grid
-from ray_diffusion.diffusion.schedule import table
+from ray_diffusion.diffusion.denoiser import (
+    Denoiser,
+    clipped,
+    denoiser,
+    guided,
+    without_x0_variance,
+)
+from ray_diffusion.diffusion.editing import Sampler
+from ray_diffusion.diffusion.family import FAMILIES
+from ray_diffusion.diffusion.grids import itinerary
+from ray_diffusion.diffusion.profile import with_analytic_variance
+from ray_diffusion.diffusion.sampling import sample
+from ray_diffusion.diffusion.schedule import SCHEDULES, with_zero_terminal_snr
+from ray_diffusion.diffusion.solvers import SOLVERS, Options
+from ray_diffusion.errors import UsageError
 from ray_diffusion.models.pixels import decode
 
 
 def logsnr_table(config: Config) -> Tensor:
     """The noise level of each timestep of a run, shape ``(T,)``, float64."""
     diffusion = config.diffusion
-    return table(
-        diffusion.beta_schedule,
+    table = SCHEDULES[diffusion.beta_schedule](
         diffusion.num_train_timesteps,
         beta_start=diffusion.beta_start,
         beta_end=diffusion.beta_end,
+        scale_betas=diffusion.scale_betas,
+        sigma_min=diffusion.sigma_min,
+        sigma_max=diffusion.sigma_max,
+        betas=diffusion.betas,
     )
+    return with_zero_terminal_snr(table) if diffusion.rescale_zero_terminal_snr else table
+
+
+def denoiser_of(network: nn.Module, config: Config) -> Denoiser:
+    """Read a run's network as a denoiser, neither guided nor clipped."""
+    diffusion = config.diffusion
+    return denoiser(
+        network, diffusion.prediction_type, logsnr_table(config), diffusion.learn_variance
+    )
+
+
+def model_of(
+    network: nn.Module, config: Config, scale: Tensor, profile: Tensor | None = None
+) -> Denoiser:
+    """The denoiser that the run's sampler walks with: guided, clipped, with its variance.
+
+    Args:
+        network: A trained network.
+        config: The run's configuration.
+        scale: Guidance scale of each image, shape ``(B,)``.
+        profile: The model's error at ``PROFILE_LEVELS``, which ``sampler.variance=analytic`` needs.
+
+    Returns:
+        The denoiser.
+
+    Raises:
+        UsageError: If the profile is needed and not there.
+    """
+    sampler, null = config.sampler, config.model.num_classes
+    assert null is not None
+    model = denoiser_of(network, config)
+    if sampler.variance == "analytic":
+        if profile is None:
+            raise UsageError(
+                "sampler.variance: analytic needs the profile of a validation, and the model has "
+                "seen none; choose a later checkpoint or another variance"
+            )
+        model = with_analytic_variance(model, profile)
+    elif sampler.variance != "learned":
+        model = without_x0_variance(model)
+    model = guided(model, scale, null)
+    return clipped(model) if sampler.clip_x0 else model
+
+
+def solver_options(config: Config) -> Options:
+    """What the run's configuration tells its solver."""
+    signal, sampler = FAMILIES[config.diffusion.family].signal, config.sampler
+    return Options(sampler.eta, sampler.variance == "beta", signal)
+
+
+def levels_of(config: Config) -> Tensor:
+    """The noise levels that the run's sampler visits, shape ``(num_inference_steps + 1,)``."""
+    sampler = config.sampler
+    visits = SOLVERS[sampler.solver].visits
+    return itinerary(sampler.grid, logsnr_table(config), sampler.num_inference_steps, visits)
+
+
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """``(C, H, W)`` of a run's images."""
+    channels, size = config.model.image_channels, config.data.image_size
+    assert channels is not None
+    return channels, size, size
 
 
 def draw(
@@ -27,6 +106,8 @@ def draw(
     labels: Tensor,
     seed: int,
     indices: list[int] | None = None,
+    profile: Tensor | None = None,
+    edit: Callable[[Sampler], Tensor] | None = None,
 ) -> Tensor:
     """Draw images with the run's sampler.
 
@@ -36,25 +117,25 @@ def draw(
         labels: Class of each image, ``num_classes`` for none, shape ``(B,)``.
         seed: Image ``i`` depends on ``(seed, indices[i])``.
         indices: Index of each image; 0, 1, 2 ... when None.
+        profile: See ``model_of``.
+        edit: What to draw in place of images from noise: a function of ``diffusion.editing`` that
+            lacks nothing but its sampler.
 
     Returns:
         uint8, shape ``(B, C, H, W)``, on the CPU.
     """
-    model, sampler = config.model, config.sampler
-    assert model.num_classes is not None
-    assert model.image_channels is not None
-    levels = logsnr_table(config)
-    span = (float(levels[-1]), float(levels[0]))
     device = next(network.parameters()).device
-    scale = torch.full((len(labels),), sampler.guidance_scale, device=device)
-    x0 = guided(denoiser(network, config.diffusion.prediction_type, span), scale, model.num_classes)
-    images = sample(
-        clipped(x0) if sampler.clip_x0 else x0,
+    scale = torch.full((len(labels),), config.sampler.guidance_scale, device=device)
+    sampler = Sampler(
+        model_of(network, config, scale, profile),
         labels.to(device),
-        (model.image_channels, config.data.image_size, config.data.image_size),
-        trailing_grid(levels, sampler.num_inference_steps),
-        sampler.solver,
+        levels_of(config),
+        config.sampler.solver,
         seed,
         list(range(len(labels))) if indices is None else indices,
+        solver_options(config),
     )
-    return decode(images).cpu()
+    if edit is not None:
+        return decode(edit(sampler)).cpu()
+    shape = image_shape(config)
+    return decode(sample(sampler.denoiser, sampler.condition, shape, *sampler[2:])).cpu()

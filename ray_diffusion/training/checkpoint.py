@@ -55,6 +55,7 @@ def write(directory: Path, state: TrainState, config: Config, fingerprint: str) 
         "dataset_fingerprint": fingerprint,
         "metrics": state.metrics,
         "best": state.best,
+        "profile": state.profile,
     }
     (directory / "state.json").write_text(json.dumps(facts, indent=1))
     (directory / "config.yaml").write_text(dump(config))
@@ -84,6 +85,7 @@ def load(directory: Path, state: TrainState, fingerprint: str, device: torch.dev
     state.optimizer.load_state_dict(moments)
     state.images_seen, state.steps = facts["images_seen"], facts["steps"]
     state.metrics, state.best = facts["metrics"], facts["best"]
+    state.profile = facts["profile"]
 
 
 def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str | None:

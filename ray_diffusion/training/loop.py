@@ -22,7 +22,7 @@ from ray_diffusion.training.collective import rank_and_world
 from ray_diffusion.training.harness import Harness
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import StepResult, train_step
-from ray_diffusion.training.validation import previews, validation_loss
+from ray_diffusion.training.validation import previews, validate
 
 
 class _Interval:
@@ -146,10 +146,10 @@ class _Training:
 
     def _validate(self) -> None:
         state = self.state
-        found = {"val/loss": validation_loss(state.average, self.val, self.config, self.table)}
+        found = validate(state, self.val, self.config, self.table)
         _check_finite(found, state.images_seen)
         state.metrics |= found
-        if found["val/loss"] <= state.best.get("val/loss", math.inf):
+        if found["val/score"] <= state.best.get("val/score", math.inf):
             state.best = found | {"images_seen": state.images_seen}
         if self.rank == 0:
             self.harness.log(state.images_seen, found)
@@ -175,7 +175,7 @@ def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, An
         device: Where to train.
 
     Returns:
-        ``images_seen``, ``steps``, ``metrics`` (the last of each) and ``best``.
+        ``images_seen``, ``steps``, ``metrics`` (the last of each), ``best`` and ``profile``.
 
     Raises:
         DataError: If the dataset cannot be read.
@@ -195,4 +195,5 @@ def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, An
         "steps": state.steps,
         "metrics": state.metrics,
         "best": state.best,
+        "profile": state.profile,
     }

@@ -22,6 +22,7 @@ class TrainState:
         steps: Optimizer steps.
         metrics: The last value of each metric.
         best: The metrics of the best validation so far, and its ``images_seen``.
+        profile: The newest validation's error at ``PROFILE_LEVELS``; empty before the first.
     """
 
     network: nn.Module
@@ -31,6 +32,7 @@ class TrainState:
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    profile: list[float] = field(default_factory=list)
 
 
 def initial_state(config: Config, device: torch.device) -> TrainState:

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from ray_diffusion.config import Config
 from ray_diffusion.data.reader import Batch
-from ray_diffusion.diffusion.objective import denoising_loss, drop_condition
+from ray_diffusion.diffusion.family import FAMILIES
+from ray_diffusion.diffusion.levels import Draw, draw_levels
+from ray_diffusion.diffusion.objective import Objective, denoising_loss, drop_condition
 from ray_diffusion.diffusion.random import generator
 from ray_diffusion.models import ema
+from ray_diffusion.models.dropout import dropout_of
 from ray_diffusion.models.pixels import encode
 from ray_diffusion.training.collective import rank_and_world, sum_over_workers
 from ray_diffusion.training.lr import learning_rate
@@ -37,6 +40,45 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")
 
 
+def objective_of(config: Config) -> Objective:
+    """What a run minimises."""
+    diffusion = config.diffusion
+    return Objective(
+        diffusion.prediction_type,
+        diffusion.loss,
+        diffusion.weighting,
+        diffusion.snr_gamma,
+        diffusion.num_train_timesteps if diffusion.learn_variance else None,
+    )
+
+
+def _losses(state: TrainState, batch: Batch, config: Config, table: Tensor) -> Tensor:
+    """The loss of each example; every draw is named by the seed, the images seen and the rank."""
+    device, (rank, _) = table.device, rank_and_world()
+    name = config.run.seed, state.images_seen
+    draw = generator("step", *name, rank, device=device)
+    x0 = encode(batch.images.to(device))
+    noise = torch.randn(x0.shape, generator=draw, device=device)
+    levels = draw_levels(
+        config.diffusion.timestep_sampling,
+        table,
+        FAMILIES[config.diffusion.family].continuous,
+        Draw(
+            places=torch.from_numpy(batch.positions - state.images_seen),
+            total=config.data.global_batch_size,
+            own=draw,
+            shared=generator("step of all", *name, device=device),
+        ),
+    )
+    null, probability = config.model.num_classes, config.model.class_dropout_prob
+    assert null is not None
+    labels = batch.labels.to(device) if null else torch.zeros(len(x0), dtype=torch.int64).to(device)
+    condition = drop_condition(labels, null, probability, draw)
+
+    with autocast(config, device), dropout_of("dropout", *name, rank, device=device):
+        return denoising_loss(state.network, x0, condition, levels, noise, objective_of(config))
+
+
 def train_step(
     state: TrainState, batch: Batch, config: Config, table: Tensor, stop: bool
 ) -> StepResult:
@@ -56,20 +98,8 @@ def train_step(
     Returns:
         The result of the step.
     """
-    device, (rank, _) = table.device, rank_and_world()
-    draw = generator("step", config.run.seed, state.images_seen, rank, device=device)
-    x0 = encode(batch.images.to(device))
-    noise = torch.randn(x0.shape, generator=draw, device=device)
-    timesteps = torch.randint(len(table), (len(x0),), generator=draw, device=device)
-    null, probability = config.model.num_classes, config.model.class_dropout_prob
-    assert null is not None
-    labels = batch.labels.to(device) if null else torch.zeros_like(timesteps)
-    condition = drop_condition(labels, null, probability, draw)
-
-    with autocast(config, device):
-        losses = denoising_loss(
-            state.network, x0, condition, table[timesteps], noise, config.diffusion.prediction_type
-        )
+    device = table.device
+    losses = _losses(state, batch, config, table)
     loss = losses.sum() / config.data.global_batch_size
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,20 +1,48 @@
-"""What is looked at every now and then: the loss on held-out images, and pictures."""
+"""What is looked at every now and then: errors on held-out images, and pictures."""
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ray_diffusion.config import Config
 from ray_diffusion.data.reader import Dataset
+from ray_diffusion.diffusion.levels import levels_at
 from ray_diffusion.diffusion.objective import denoising_loss
+from ray_diffusion.diffusion.profile import (
+    PROFILE_LEVELS,
+    SCORE_LEVELS,
+    SCORE_VERSION,
+    eps_error,
+    score,
+    vlb_bpd,
+)
 from ray_diffusion.diffusion.random import generator, per_example_noise
-from ray_diffusion.models.draw import draw
+from ray_diffusion.models.draw import denoiser_of, draw
 from ray_diffusion.models.pixels import contact_sheet, encode
 from ray_diffusion.training.collective import rank_and_world, sum_over_workers
 from ray_diffusion.training.state import TrainState
+from ray_diffusion.training.step import objective_of
 
 BATCH = 256  # examples per forward pass
+MOST_PROFILED = 1024  # images; more change the score by less than two seeds of training do
 PREVIEW_ROWS = 4
 PREVIEW_COLUMNS = 10
+
+
+def _batches(
+    dataset: Dataset, count: int, device: torch.device, classes: int
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """This worker's share of images, labels and positions, spread evenly over the split."""
+    rank, world = rank_and_world()
+    positions = [i * len(dataset) // count for i in range(count)]
+    for start in range(rank * BATCH, count, world * BATCH):
+        chosen = positions[start : start + BATCH]
+        examples = [dataset.read(position, position + 1) for position in chosen]
+        images = torch.cat([example.images for example in examples])
+        labels = torch.cat([example.labels for example in examples])
+        labels = labels if classes else torch.zeros_like(labels)
+        yield encode(images.to(device)), labels.to(device), chosen
 
 
 @torch.no_grad()
@@ -34,29 +62,83 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
     Returns:
         The mean loss per example, the same on every worker.
     """
-    rank, world = rank_and_world()
-    device, null = table.device, config.model.num_classes
+    device, classes = table.device, config.model.num_classes or 0
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    for start in range(rank * BATCH, len(dataset), world * BATCH):
-        batch = dataset.read(start, start + BATCH)
-        x0, indices = encode(batch.images.to(device)), batch.positions.tolist()
-        noise = per_example_noise("validation noise", 0, indices, x0.shape[1:], device)
+    for x0, labels, positions in _batches(dataset, len(dataset), device, classes):
+        noise = per_example_noise("validation noise", 0, positions, x0.shape[1:], device)
         timesteps = [
             int(torch.randint(len(table), (), generator=generator("validation timestep", i)))
-            for i in indices
+            for i in positions
         ]
-        labels = batch.labels.to(device) if null else torch.zeros(len(x0), dtype=torch.int64)
-        losses = denoising_loss(
-            average,
-            x0,
-            labels.to(device),
-            table[timesteps],
-            noise,
-            config.diffusion.prediction_type,
+        levels = levels_at(
+            config.diffusion.timestep_sampling, table, torch.tensor(timesteps, device=device)
         )
+        losses = denoising_loss(average, x0, labels, levels, noise, objective_of(config))
         total += torch.stack([losses.double().sum(), losses.new_tensor(len(losses)).double()])
     sum_over_workers([total])
     return float(total[0] / total[1])
+
+
+@torch.no_grad()
+def errors_at(
+    levels: Sequence[int], average: nn.Module, dataset: Dataset, config: Config, hidden: bool
+) -> Tensor:
+    """The error of the averaged weights at fixed noise levels; see ``diffusion.profile``.
+
+    Images and noise depend on the dataset alone, so that runs of any configuration are asked the
+    same questions.
+
+    Args:
+        levels: The logsnr of each level.
+        average: The averaged weights.
+        dataset: The validation split; at most 1024 of its images, evenly spread, are used.
+        config: The run's configuration.
+        hidden: Whether the network is not told the classes.
+
+    Returns:
+        Mean errors, shape ``(len(levels),)``, float64, the same on every worker.
+    """
+    device, classes = next(average.parameters()).device, config.model.num_classes or 0
+    model, count = denoiser_of(average, config), min(len(dataset), MOST_PROFILED)
+    total = torch.zeros(len(levels), dtype=torch.float64, device=device)
+    for x0, labels, positions in _batches(dataset, count, device, classes):
+        condition = torch.full_like(labels, classes) if hidden else labels
+        for k, level in enumerate(levels):
+            noise = per_example_noise(
+                f"{SCORE_VERSION} {level}", 0, positions, x0.shape[1:], device
+            )
+            logsnr = torch.full((len(x0),), float(level), dtype=torch.float64, device=device)
+            total[k] += eps_error(model, x0, condition, logsnr, noise).sum()
+    sum_over_workers([total])
+    return total.cpu() / count
+
+
+def validate(
+    state: TrainState, dataset: Dataset, config: Config, table: Tensor
+) -> dict[str, float]:
+    """Measure the averaged weights.
+
+    Args:
+        state: Its ``profile`` becomes that of its averaged weights.
+        dataset: The validation split.
+        config: The run's configuration.
+        table: The schedule's logsnr of each timestep, on the device, shape ``(T,)``.
+
+    Returns:
+        ``val/loss``; ``val/score``, by which runs compare; ``val/vlb_bpd``; and where classes may
+        be hidden the score without them, ``val/score_uncond``.
+    """
+    profile = errors_at(PROFILE_LEVELS, state.average, dataset, config, hidden=False)
+    state.profile = profile.tolist()
+    found = {
+        "val/loss": validation_loss(state.average, dataset, config, table),
+        "val/score": score(profile),
+        "val/vlb_bpd": vlb_bpd(profile),
+    }
+    if config.model.num_classes and config.model.class_dropout_prob:
+        errors = errors_at(SCORE_LEVELS, state.average, dataset, config, hidden=True)
+        found["val/score_uncond"] = float(errors.mean())
+    return found
 
 
 def previews(state: TrainState, config: Config) -> dict[str, Tensor]:
@@ -72,7 +154,9 @@ def previews(state: TrainState, config: Config) -> dict[str, Tensor]:
     columns = min(config.model.num_classes or PREVIEW_COLUMNS, PREVIEW_COLUMNS)
     classes = torch.arange(columns) if config.model.num_classes else torch.zeros(columns).long()
     labels = classes.repeat(PREVIEW_ROWS)
+    profile = torch.tensor(state.profile) if state.profile else None
     sheets = {}
     for name, network in {"ema": state.average, "raw": state.network}.items():
-        sheets[name] = contact_sheet(draw(network, config, labels, seed=0), columns)
+        images = draw(network, config, labels, seed=0, profile=profile)
+        sheets[name] = contact_sheet(images, columns)
     return sheets

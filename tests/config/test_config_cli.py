@@ -53,7 +53,7 @@ def test_help_shows_every_key_with_its_default_and_every_preset():
         "(bytes >= 64MiB)",
         "(4 <= int <= 1024)",
         "(0 < float < 1)",
-        "(linear|cosine)",
+        "(constant|cosine|linear)",
         "([int >= 1, ...])",
         "(int >= 0 | null)",
         "optim.betas=[0.9,0.99]",

@@ -24,6 +24,19 @@ BROKEN = {
         "model.attention_levels: names a level that model.channel_mults does not have; "
         "levels count from 0",
     ),
+    "one level": (
+        ["model.kind=tutorial_unet", "model.channel_mults=[1]"],
+        "model.channel_mults: tutorial_unet needs two levels or more: it is told noise level and "
+        "class between them",
+    ),
+    "patches": (
+        ["data.image_size=9", "model.kind=dit"],
+        "data.image_size: 9 pixels cannot be cut into patches of model.patch_size, 2",
+    ),
+    "dropout": (
+        ["model.dropout=0.1", "model.kind=tiny"],
+        "model.dropout: only model.kind=unet has dropout, got tiny",
+    ),
     "warmup_images": (
         ["optim.warmup_images=1e6"],
         "optim.warmup_images: must be at most training.total_images, 64000, got 1000000",
@@ -32,9 +45,49 @@ BROKEN = {
         ["training.total_images=100"],
         "training.total_images: must be at least data.global_batch_size, 128, got 100",
     ),
+    "sigmas": (
+        ["diffusion.sigma_min=60"],
+        "diffusion.sigma_min: must be below diffusion.sigma_max, 50, got 60",
+    ),
+    "betas": (
+        ["diffusion.betas=[0.1,0.2]", "diffusion.num_train_timesteps=2", "sampler.grid=karras"],
+        "diffusion.betas: belongs to diffusion.beta_schedule=custom; give both or neither",
+    ),
+    "custom timesteps": (
+        ["diffusion.betas=[0.1,0.2]", "diffusion.beta_schedule=custom"],
+        "diffusion.num_train_timesteps: must be the number of diffusion.betas, got 1000",
+    ),
+    "zero terminal SNR": (
+        ["diffusion.rescale_zero_terminal_snr=true", "diffusion.prediction_type=epsilon"],
+        "diffusion.rescale_zero_terminal_snr: a timestep without signal teaches nothing to "
+        "diffusion.prediction_type=epsilon; choose v_prediction, sample, edm or flow",
+    ),
+    "learn_variance": (
+        ["diffusion.learn_variance=true", "diffusion.family=ve_sde"],
+        "diffusion.learn_variance: the variance of steps between timesteps needs "
+        "diffusion.family=ddpm, got ve_sde",
+    ),
+    "variance not learned": (
+        ["sampler.variance=learned", "sampler.solver=ddpm"],
+        "sampler.variance: learned needs a model trained with diffusion.learn_variance=true",
+    ),
+    "variance of a solver": (
+        ["sampler.variance=analytic"],
+        "sampler.variance: only sampler.solver=ddpm has a choice of variance, got ddim",
+    ),
+    "eta": (
+        ["sampler.eta=0.5", "sampler.solver=heun"],
+        "sampler.eta: only sampler.solver=ddim has an eta, got heun",
+    ),
     "num_inference_steps": (
         ["diffusion.num_train_timesteps=20"],
-        "sampler.num_inference_steps: must be at most diffusion.num_train_timesteps, 20, got 50",
+        "sampler.num_inference_steps: must be at most diffusion.num_train_timesteps, 20, "
+        "on sampler.grid=trailing, got 50",
+    ),
+    "geometric": (
+        ["sampler.grid=geometric", "sampler.num_inference_steps=500"],
+        "sampler.num_inference_steps: must be at most 400 on sampler.grid=geometric, whose every "
+        "step leaves 0.9 of the noise, got 500",
     ),
     "guidance_without_dropout": (
         ["sampler.guidance_scale=2", "model.class_dropout_prob=0"],

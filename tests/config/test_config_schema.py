@@ -3,7 +3,8 @@ from pydantic import BaseModel, ValidationError
 
 from ray_diffusion import config
 from ray_diffusion.config.rules import RULES
-from ray_diffusion.config.schema import MAY_CHANGE, Config
+from ray_diffusion.config.schema import Config
+from ray_diffusion.config.values import MAY_CHANGE
 
 MAY_CHANGE_KEYS = {
     "run.storage_url",

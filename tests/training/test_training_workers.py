@@ -10,7 +10,8 @@ from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.data.order import Order
 from ray_diffusion.data.reader import Batch, Dataset
-from ray_diffusion.diffusion.objective import denoising_loss, drop_condition
+from ray_diffusion.diffusion.levels import levels_at
+from ray_diffusion.diffusion.objective import Objective, denoising_loss, drop_condition
 from ray_diffusion.diffusion.random import generator
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.models.pixels import encode
@@ -80,12 +81,10 @@ def test_two_workers_with_unequal_slices_take_the_step_of_one(
         draw = generator("step", uneven.run.seed, 0, rank)
         noise = torch.randn(images.shape, generator=draw)
         timesteps = torch.randint(len(table), labels.shape, generator=draw)
+        levels = levels_at("uniform", table, timesteps)
         condition = drop_condition(labels, 10, uneven.model.class_dropout_prob, draw)
-        losses.append(
-            denoising_loss(
-                network, encode(images), condition, table[timesteps], noise, "v_prediction"
-            )
-        )
+        objective = Objective("v_prediction")
+        losses.append(denoising_loss(network, encode(images), condition, levels, noise, objective))
     loss = torch.cat(losses).mean()
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()])

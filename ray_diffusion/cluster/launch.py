@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import ray.train.torch
 from ray_diffusion import config as configs
 from ray_diffusion.cluster import worker
 from ray_diffusion.cluster.board import Board
+from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import ORIGIN, spool_directory
 from ray_diffusion.cluster.plan import CONFIG, Plan
 from ray_diffusion.cluster.progress import ProgressLine
@@ -63,8 +63,9 @@ def fit(plan: Plan) -> Summary:
     failure: RayDiffusionError | None = None
     facts: dict[str, Any] = {"shipped": True}
     mlflow_status, started = "FINISHED", time.monotonic()
-    with Tracker(spool_directory(config, plan.identity), "driver", plan.identity) as tracker:
-        files = _Files(plan, tracker)
+    spools = spool_directory(config, plan.identity)
+    with Tracker(spools, "driver", plan.identity) as tracker:
+        files = RunFiles(plan.run, spools, tracker)
         files.write(CONFIG, configs.dump(plan.config))
         # The key before the run that it finds: a kill between them must not leave two runs.
         plan.run.write(ORIGIN, _origin(plan, None))
@@ -74,7 +75,7 @@ def fit(plan: Plan) -> Summary:
         try:
             facts = _train(plan, config, run_id)
             summary.restarts = facts["restarts"]
-            files.export_model()
+            _export_model(plan, files)
             summary.status = "finished"
         except RayDiffusionError as error:
             failure = error
@@ -102,34 +103,18 @@ def _tell_state(summary: Summary, run: Directory) -> None:
         summary.metrics, summary.best = facts["metrics"], facts["best"]
 
 
-class _Files:
-    """Writes files of the run to its directory, and hands them to MLflow."""
-
-    def __init__(self, plan: Plan, tracker: Tracker) -> None:
-        self._run, self._tracker = plan.run, tracker
-        # MLflow wants local files, which stay until they are shipped.
-        self._local = plan.run.local_path() or spool_directory(plan.config, plan.identity)
-
-    def write(self, name: str, content: str) -> None:
-        self._run.write(name, content)
-        if self._run.local_path() is None:
-            self._local.mkdir(parents=True, exist_ok=True)
-            (self._local / name).write_text(content)
-        self._tracker.artifact(self._local / name)
-
-    def export_model(self) -> None:
-        """Write ``model/``: what sampling needs of the newest checkpoint, and no more."""
-        with tempfile.TemporaryDirectory() as scratch:
-            source, model = Path(scratch, "checkpoint"), Path(scratch, "model")
-            source.mkdir()
-            checkpoint.fetch_newest(self._run, source, warn)
-            model.mkdir()
-            for name in MODEL_FILES:
-                (source / name).rename(model / name)
-            self._run.publish(model, "model")
-            if self._run.local_path() is None:
-                shutil.copytree(model, self._local / "model", dirs_exist_ok=True)
-        self._tracker.artifact(self._local / "model", "model")
+def _export_model(plan: Plan, files: RunFiles) -> None:
+    """Write ``model/``: what sampling needs of the newest checkpoint, and no more."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, model = Path(scratch, "checkpoint"), Path(scratch, "model")
+        source.mkdir()
+        checkpoint.fetch_newest(plan.run, source, warn)
+        model.mkdir()
+        for name in MODEL_FILES:
+            (source / name).rename(model / name)
+        state = json.loads((source / "state.json").read_text())
+        (model / "profile.json").write_text(json.dumps(state["profile"]))
+        files.publish(model, "model")
 
 
 def _origin(plan: Plan, run_id: str | None) -> str:

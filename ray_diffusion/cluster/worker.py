@@ -1,5 +1,6 @@
 """What one Ray Train worker does: run the loop, with the outside world in its hands."""
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import run_directory, spool_directory
 from ray_diffusion.config import Config
+from ray_diffusion.diffusion.profile import PROFILE_LEVELS
 from ray_diffusion.errors import Diverged, Preempted, RayDiffusionError
-from ray_diffusion.storage import Directory, explained
+from ray_diffusion.storage import Directory
 from ray_diffusion.tracking.curve import plot_loss
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.tracker import Tracker
@@ -66,8 +69,8 @@ def train(fields: dict[str, Any]) -> None:
             return
         board.started.remote()
         with _Record(assignment, run) as record:
-            loop(config, record.harness(keep), device)
-            record.finish()
+            found = loop(config, record.harness(keep), device)
+            record.finish(found["profile"])
     except RayDiffusionError as error:
         ray.get(board.fail.remote(error))
         if context.get_world_size() > 1 and not isinstance(error, RAISED_BY_ALL):
@@ -98,11 +101,10 @@ class _Record:
     def __init__(self, assignment: Assignment, run: Directory) -> None:
         self._config, self._board, self._run = assignment.config, assignment.board, run
         self._spools = spool_directory(self._config, assignment.identity)
-        # Artifacts wait here for MLflow: in the run's directory where that is on this machine.
-        self._local = run.local_path() or self._spools
         self._tracker = Tracker(
             self._spools, "train", assignment.identity, run_id=assignment.run_id
         )
+        self._files = RunFiles(run, self._spools, self._tracker)
 
     def __enter__(self) -> Self:
         return self
@@ -124,11 +126,12 @@ class _Record:
 
         return replace(harness, save=save)
 
-    def finish(self) -> None:
-        """Draw the loss curve."""
-        path = self._local / "loss.png"
-        plot_loss(self._spools / "train.jsonl", path, self._config.run.name)
-        self._keep(path, "")
+    def finish(self, profile: list[float]) -> None:
+        """Draw the loss curve, and write down the last validation's profile."""
+        curve = plot_loss(self._spools / "train.jsonl", self._config.run.name)
+        self._files.write("loss.png", curve)
+        rows = [f"{level},{e!r}" for level, e in zip(PROFILE_LEVELS, profile, strict=True)]
+        self._files.write("profile.csv", "\n".join(["logsnr,eps_mse", *rows, ""]))
 
     def _log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
         self._tracker.log(images_seen, metrics)
@@ -144,14 +147,6 @@ class _Record:
 
     def _show(self, images_seen: int, pictures: Mapping[str, Tensor]) -> None:
         for weights, picture in pictures.items():
-            suffix = "" if weights == "ema" else f"-{weights}"
-            path = self._local / "samples" / f"{images_seen:012d}{suffix}.png"
-            with explained("write", str(path)):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture.numpy()).save(path)
-            self._keep(path, "samples")
-
-    def _keep(self, path: Path, folder: str) -> None:
-        self._tracker.artifact(path, folder)
-        if self._run.local_path() is None:
-            self._run.put(path, f"{folder}/{path.name}".lstrip("/"))
+            suffix, png = "" if weights == "ema" else f"-{weights}", io.BytesIO()
+            Image.fromarray(picture.numpy()).save(png, "png")
+            self._files.write(f"samples/{images_seen:012d}{suffix}.png", png.getvalue())

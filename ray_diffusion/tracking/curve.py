@@ -1,5 +1,6 @@
 """The loss curve of a run, drawn from its spool: no tracking server is asked."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,20 @@ def read_metrics(spool_path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def plot_loss(spool_path: Path, png_path: Path, title: str) -> bool:
+def plot_loss(spool_path: Path, title: str) -> bytes:
     """Draw the training and validation loss over the images seen.
 
     Args:
         spool_path: Where the points are.
-        png_path: The picture to write, 900 x 540 pixels.
         title: The run's name.
 
     Returns:
-        Whether there was anything to draw; no picture is written otherwise.
+        A PNG of 900 x 540 pixels; nothing if there is nothing to draw.
     """
     metrics = read_metrics(spool_path)
     curves = {name: metrics[name] for name in LOSSES if name in metrics}
     if not curves:
-        return False
+        return b""
     # A Figure of its own instead of pyplot, which keeps global state and looks for a display.
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -67,6 +67,6 @@ def plot_loss(spool_path: Path, png_path: Path, title: str) -> bool:
     axes.set_axisbelow(True)
     if len(curves) > 1:
         axes.legend(frameon=False)
-    png_path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png_path, format="png")
-    return True
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()

@@ -1,7 +1,10 @@
 """Checkpoint -> images: the one thing that sampling, evaluation and serving share."""
 
+import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,9 +13,10 @@ from torch import Tensor, nn
 
 from ray_diffusion import config as configs
 from ray_diffusion.config import Config
+from ray_diffusion.diffusion.editing import Sampler, inpaint, interpolate, restore, sdedit
 from ray_diffusion.errors import StorageError, UsageError, warn
 from ray_diffusion.models.build import build
-from ray_diffusion.models.draw import draw
+from ray_diffusion.models.draw import draw, image_shape
 from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
 
@@ -28,11 +32,13 @@ class Pipeline:
         config: The run's configuration; its ``sampler`` section says how images are drawn.
         network: The network.
         source: The checkpoint or model directory it came from.
+        profile: Its error at ``profile.PROFILE_LEVELS`` at the last validation, if there was one.
     """
 
     config: Config
     network: nn.Module
     source: str
+    profile: Tensor | None = None
 
     def labels(self, num_images: int, class_label: int | None = None) -> Tensor:
         """Classes in turn, or all of one class.
@@ -54,6 +60,26 @@ class Pipeline:
             raise UsageError(f"class_label: the model has {classes} classes, got {class_label}")
         return torch.full((num_images,), class_label)
 
+    def no_labels(self, num_images: int) -> Tensor:
+        """Images of no class in particular.
+
+        Args:
+            num_images: How many.
+
+        Returns:
+            Labels, int64, shape ``(num_images,)``.
+
+        Raises:
+            UsageError: If the model has never seen an image without its class.
+        """
+        model = self.config.model
+        if model.num_classes and not model.class_dropout_prob:
+            raise UsageError(
+                "class_label: the model was told the class of every image "
+                "(model.class_dropout_prob=0); give one"
+            )
+        return torch.full((num_images,), model.num_classes or 0)
+
     def draw(self, labels: Tensor, seed: int) -> Tensor:
         """Draw one image per label.
 
@@ -62,13 +88,97 @@ class Pipeline:
             seed: Image ``i`` depends on ``(seed, i)``, its label and the sampler.
 
         Returns:
-            uint8, shape ``(N, C, H, W)``, on the CPU.
+            uint8, shape ``(N, C, H, W)``, on the CPU; as of the other drawings below.
         """
-        parts = []
+        return self._draw(labels, seed)
+
+    def sdedit(
+        self, labels: Tensor, seed: int, x0: Tensor, strength: float, one_noise: bool = False
+    ) -> Tensor:
+        """Draw variations of images; see ``editing.sdedit``.
+
+        Args:
+            labels: Classes, shape ``(N,)``.
+            seed: As of ``draw``.
+            x0: The images, as ``models.pixels.encode`` makes them, shape ``(N, C, H, W)``.
+            strength: How far to go from them, in (0, 1].
+            one_noise: Whether all get the noise of image 0, so that they differ by ``x0`` alone.
+        """
+        return self._draw(
+            labels, seed, lambda rows, sampler: sdedit(sampler, x0[rows], strength), one_noise
+        )
+
+    def inpaint(
+        self, labels: Tensor, seed: int, x0: Tensor, keep: Tensor, resamplings: int
+    ) -> Tensor:
+        """Fill holes in images; see ``editing.inpaint``.
+
+        Args:
+            labels: Classes, shape ``(N,)``.
+            seed: As of ``draw``.
+            x0: The images, as ``models.pixels.encode`` makes them, shape ``(N, C, H, W)``.
+            keep: Which pixels stay, bool, shape ``(N, 1, H, W)``.
+            resamplings: How often each step is made, at least 1.
+        """
+        return self._draw(
+            labels,
+            seed,
+            lambda rows, sampler: inpaint(sampler, x0[rows], keep[rows], resamplings),
+        )
+
+    def restore(self, labels: Tensor, seed: int, noisy: Tensor, noise_sigma: float) -> Tensor:
+        """Take known noise off images; see ``editing.restore``.
+
+        Args:
+            labels: Classes, shape ``(N,)``.
+            seed: As of ``draw``.
+            noisy: The images, as ``models.pixels.encode`` makes them, shape ``(N, C, H, W)``; they
+                may go beyond [-1, 1], but need not: little is lost where noise was clipped.
+            noise_sigma: Standard deviation of the noise, above 0; from black to white is 2.
+        """
+        return self._draw(
+            labels, seed, lambda rows, sampler: restore(sampler, noisy[rows], noise_sigma)
+        )
+
+    def interpolate(self, labels: Tensor, seed: int, other_seed: int) -> Tensor:
+        """Draw a path, in even steps, from image 0 of a seed to image 0 of another.
+
+        Args:
+            labels: Classes, shape ``(N,)``.
+            seed: Where the path starts.
+            other_seed: Where it ends; see ``editing.interpolate``.
+        """
+        share, shape = torch.linspace(0, 1, len(labels)), image_shape(self.config)
+        return self._draw(
+            labels,
+            seed,
+            lambda rows, sampler: interpolate(sampler, shape, other_seed, share[rows]),
+            one_noise=True,
+        )
+
+    def _draw(
+        self,
+        labels: Tensor,
+        seed: int,
+        edit: Callable[[slice, Sampler], Tensor] | None = None,
+        one_noise: bool = False,
+    ) -> Tensor:
+        """Draw in batches; an edit is told which rows it is about."""
+        indices, parts = [0] * len(labels) if one_noise else list(range(len(labels))), []
         for start in range(0, len(labels), BATCH):
-            part = labels[start : start + BATCH]
-            indices = list(range(start, start + len(part)))
-            parts.append(draw(self.network, self.config, part, seed, indices))
+            rows = slice(start, start + BATCH)
+            edit_rows = partial(edit, rows) if edit else None
+            parts.append(
+                draw(
+                    self.network,
+                    self.config,
+                    labels[rows],
+                    seed,
+                    indices[rows],
+                    self.profile,
+                    edit_rows,
+                )
+            )
         return torch.cat(parts)
 
 
@@ -100,8 +210,19 @@ def load(model: str, weights: str = "ema", sampler: dict[str, object] | None = N
         config = configs.override(config, changes)
         network = build(config)
         network.load_state_dict(load_file(file))
+        profile = _profile(local)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pipeline(config, network.eval().requires_grad_(False).to(device), source)
+    return Pipeline(config, network.eval().requires_grad_(False).to(device), source, profile)
+
+
+def _profile(model: Path) -> Tensor | None:
+    """The profile in a checkpoint's state, or beside an exported model's weights."""
+    state, alone = model / "state.json", model / "profile.json"
+    if state.exists():
+        found = json.loads(state.read_text()).get("profile")
+    else:
+        found = json.loads(alone.read_text()) if alone.exists() else None
+    return torch.tensor(found, dtype=torch.float64) if found else None
 
 
 def _fetch(directory: Directory, into: Path) -> str:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from tiny_config import TINY as TINY_NETWORK
 from ray_diffusion import config as configs
 from ray_diffusion import pipeline
 from ray_diffusion.errors import ConfigError, StorageError, UsageError
+from ray_diffusion.models.pixels import decode, encode
 from ray_diffusion.storage import Directory, seal
 from ray_diffusion.training import harness
 from ray_diffusion.training.loop import loop
@@ -51,6 +53,12 @@ def exported(trained: Path, tmp_path: Path) -> Path:
         shutil.copy(trained / LAST / name, model)
     seal(model)
     return model
+
+
+@pytest.fixture(scope="module")
+def drawer(trained: Path) -> pipeline.Pipeline:
+    """The tiny run's pipeline."""
+    return pipeline.load(str(trained))
 
 
 def drawn(model: Path | str, weights: str = "ema") -> torch.Tensor:
@@ -136,6 +144,105 @@ def test_a_class_the_model_does_not_know_is_refused(trained: Path, label: int):
     with pytest.raises(UsageError) as error:
         pipeline.load(str(trained)).labels(3, class_label=label)
     assert str(error.value) == f"class_label: the model has 10 classes, got {label}"
+
+
+def test_images_of_no_class_have_the_label_that_means_none(drawer: pipeline.Pipeline):
+    assert drawer.no_labels(3).tolist() == [10, 10, 10]
+
+
+def test_a_model_that_was_always_told_the_class_does_not_draw_without(trained: Path):
+    config = configs.override(configs.load([]), TINY | {"model.class_dropout_prob": 0})
+    told = pipeline.Pipeline(config, torch.nn.Identity(), "here")
+    with pytest.raises(UsageError, match="class_label: the model was told the class of every"):
+        told.no_labels(1)
+
+
+def images(count: int) -> torch.Tensor:
+    """As many different images, shape ``(N, 1, 8, 8)``."""
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+TOP = (torch.arange(8) < 4).view(8, 1).expand(8, 8)  # a mask that keeps the upper half
+EDITS = {
+    "sdedit": lambda drawer, labels, x0: drawer.sdedit(labels, 5, x0, 0.6),
+    "inpaint": lambda drawer, labels, x0: drawer.inpaint(
+        labels, 5, x0, TOP.expand(len(x0), 1, 8, 8), 2
+    ),
+    "restore": lambda drawer, labels, x0: drawer.restore(labels, 5, x0, 0.5),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_hangs_on_its_image_seed_and_index_not_on_its_batch(
+    drawer: pipeline.Pipeline, edit: str
+):
+    count = pipeline.BATCH + 3
+    labels, x0 = drawer.labels(count), images(count)
+    found = EDITS[edit](drawer, labels, x0)
+    assert (found.shape, found.dtype) == (x0.shape, torch.uint8)
+    few = EDITS[edit](drawer, labels[:3], x0[:3])
+    torch.testing.assert_close(few.int(), found[:3].int(), rtol=0, atol=1)
+    last = EDITS[edit](drawer, labels[-3:], x0[-3:])  # other indices, so other noise
+    assert last.equal(found[-3:]) == (edit == "restore")
+
+
+def test_inpainted_images_are_the_given_ones_where_they_are_kept(drawer: pipeline.Pipeline):
+    x0 = images(4)
+    found = EDITS["inpaint"](drawer, drawer.labels(4), x0)
+    assert found[:, :, :4].equal(decode(x0)[:, :, :4])
+    assert not found[:, :, 4:].equal(decode(x0)[:, :, 4:])
+
+
+def test_drawn_images_go_back_in_as_they_came_out(drawer: pipeline.Pipeline):
+    labels = drawer.labels(4)
+    first = drawer.draw(labels, seed=0)
+    keep = torch.ones(4, 1, 8, 8).bool()
+    assert drawer.inpaint(labels, 5, encode(first), keep, 1).equal(first)
+
+
+def test_with_one_noise_equal_images_have_equal_variations(drawer: pipeline.Pipeline):
+    labels, x0 = drawer.labels(3, class_label=1), images(1).expand(3, -1, -1, -1)
+    alike, unlike = (
+        drawer.sdedit(labels, 0, x0, 0.6, one_noise=noise).int() for noise in (True, False)
+    )
+    torch.testing.assert_close(alike, alike[:1].expand(3, -1, -1, -1))
+    assert len(unlike.flatten(1).unique(dim=0)) == 3
+
+
+def test_a_path_leads_from_the_first_image_of_a_seed_to_that_of_another(
+    drawer: pipeline.Pipeline,
+):
+    labels = drawer.labels(5, class_label=3)
+    path = drawer.interpolate(labels, 0, 7).int()
+    ends = [drawer.draw(labels[:1], seed)[0].int() for seed in (0, 7)]
+    for found, end in zip((path[0], path[-1]), ends, strict=True):
+        torch.testing.assert_close(found, end, rtol=0, atol=1)
+    assert len(path.flatten(1).unique(dim=0)) == 5
+
+
+def test_the_profile_comes_with_a_checkpoint_and_may_come_with_an_exported_model(
+    trained: Path, exported: Path, drawer: pipeline.Pipeline
+):
+    known = json.loads((trained / LAST / "state.json").read_text())["profile"]
+    assert drawer.profile is not None
+    assert drawer.profile.tolist() == known
+    assert len(known) == 19
+    assert pipeline.load(str(exported)).profile is None
+    for written, read in ((known, known), ([], None)):  # empty: never validated
+        (exported / "profile.json").write_text(json.dumps(written))
+        seal(exported)
+        again = pipeline.load(str(exported)).profile
+        assert (None if again is None else again.tolist()) == read
+
+
+def test_the_analytic_variance_needs_the_profile(trained: Path, exported: Path):
+    analytic = {"solver": "ddpm", "variance": "analytic"}
+    known, unknown = (pipeline.load(str(p), sampler=analytic) for p in (trained, exported))
+    fixed = pipeline.load(str(trained), sampler={"solver": "ddpm"})
+    labels = known.labels(4)
+    assert not known.draw(labels, 0).equal(fixed.draw(labels, 0))
+    with pytest.raises(UsageError, match="the model has seen none"):
+        unknown.draw(labels, 0)
 
 
 def problem(model: Path | str, weights: str = "ema") -> str:

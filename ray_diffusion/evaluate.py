@@ -1,33 +1,65 @@
-"""Measure a trained model: class accuracy and Frechet distance, each beside its floor."""
+"""Measure a trained model: every figure beside the floor that real images reach."""
 
+import dataclasses
+import io
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from ray_diffusion import config, errors
 
 if TYPE_CHECKING:
-    from ray_diffusion.evaluation.report import Report
+    from torch import Tensor
+
+    from ray_diffusion.data.reader import Dataset
+    from ray_diffusion.evaluation.figures import Report
     from ray_diffusion.pipeline import Pipeline
 
-FILE = "evaluation.json"
+FILE, PAGE = "evaluation.json", "evaluation.html"
+SAMPLER_KEYS = ("solver", "num_inference_steps", "grid", "eta", "variance", "guidance_scale")
 
 
 class EvaluateRequest(config.Values):
-    """Which model is measured, on how many images."""
+    """Which model is measured, and how."""
 
     model: str = Field(description="A run's, checkpoint's or exported model's directory or URL.")
-    num_images: config.Int = Field(default=500, ge=1, description="How many images are drawn.")
-    seed: config.Int = Field(default=0, ge=0, description="Seed of the drawn images.")
+    num_images: config.Int = Field(default=500, ge=1, description="Images drawn with each seed.")
+    seed: config.Int = Field(default=0, ge=0, description="Image i depends on (seed, i) alone.")
+    seeds: config.Int = Field(
+        default=1, ge=1, le=100, description="Draw with seed, seed + 1, ...; report mean and sd."
+    )
+    features: str | None = Field(
+        default=None,
+        description="classifier, random, or a TorchScript FILE.pt called with (B, C, H, W) in "
+        "[-1, 1]; null: classifier where the dataset has classes, else random.",
+    )
     dataset_url: str | None = Field(
         default=None, description="What is compared with; null: what the model was trained on."
+    )
+    out: str | None = Field(
+        default=None,
+        description="Directory for evaluation.json and .html; null: a run's own, and MLflow.",
+    )
+    flow: config.Bool = Field(
+        default=False, description="Also measure the likelihood by the probability flow."
+    )
+    weights: Literal["ema", "raw"] = Field(default="ema", description="Averaged or last weights.")
+    solver: str | None = Field(default=None, description="As sampler.solver; null: the run's.")
+    num_inference_steps: config.Int | None = Field(
+        default=None, description="Network evaluations per image; null: the run's."
+    )
+    grid: str | None = Field(default=None, description="As sampler.grid; null: the run's.")
+    eta: config.Float | None = Field(default=None, description="As sampler.eta; null: the run's.")
+    variance: str | None = Field(default=None, description="As sampler.variance; null: the run's.")
+    guidance_scale: config.Float | None = Field(
+        default=None, description="1 is off; null: the run's."
     )
 
 
 def main(argv: list[str]) -> None:
-    """Draw images, measure them, print a table; for a run also write and log the figures.
+    """Draw images, measure them, print a table and write it down with pictures.
 
     Args:
         argv: ``MODEL [key=value ...]``.
@@ -36,42 +68,121 @@ def main(argv: list[str]) -> None:
         argv, EvaluateRequest, verb="evaluate", doc=__doc__, positional=["model"]
     )
     from ray_diffusion import pipeline
-    from ray_diffusion.data.reader import Dataset
-    from ray_diffusion.evaluation.report import evaluate
+    from ray_diffusion.evaluation.features import features_of
+    from ray_diffusion.evaluation.gallery import panels
+    from ray_diffusion.evaluation.page import page
+    from ray_diffusion.evaluation.report import evaluate, require_enough
 
-    drawer = pipeline.load(request.model)
-    data = drawer.config.data
-    url = request.dataset_url or data.dataset_url
+    sampler = {key: getattr(request, key) for key in SAMPLER_KEYS}
+    drawer = pipeline.load(request.model, request.weights, sampler)
+    train, val = _splits(drawer, request.dataset_url)
+    require_enough(request.num_images, len(val))  # before the work
+    features = features_of(request.features, train)
+    labels = drawer.labels(request.num_images)
+    seeds = [request.seed + i for i in range(request.seeds)]
+    draws = [drawer.draw(labels, seed) for seed in seeds]
+    asked = labels if drawer.config.model.num_classes else None
+    report = evaluate(draws, asked, train, val, features)
+    report = _with_errors(report, drawer, val, request.flow)
+    facts = {
+        "name": drawer.config.run.name,
+        "model": drawer.source,
+        "weights": request.weights,
+        "num_images": request.num_images,
+        "seeds": seeds,
+        "dataset_url": request.dataset_url or drawer.config.data.dataset_url,
+        "image_size": drawer.config.data.image_size,
+        "sampler": drawer.config.sampler.model_dump(),
+    } | report.to_dict()
+    print(f"{drawer.source}, {request.num_images} images, seeds {seeds}\n{report.table()}")
+    files = {
+        FILE: json.dumps(facts, indent=1),
+        PAGE: page(facts, panels(draws[0], asked, report, train, val, _png)),
+    }
+    _keep(request, drawer, report, files)
+
+
+def _with_errors(report: "Report", drawer: "Pipeline", val: "Dataset", flow: bool) -> "Report":
+    """Add what the model says about images that it did not draw: its score and likelihood."""
+    from ray_diffusion.diffusion import profile
+    from ray_diffusion.evaluation.figures import Figure
+    from ray_diffusion.evaluation.likelihood import likelihood
+    from ray_diffusion.models.draw import denoiser_of
+    from ray_diffusion.training.validation import MOST_PROFILED, errors_at
+
+    network, trained = drawer.network, drawer.config
+    errors = errors_at(profile.PROFILE_LEVELS, network, val, trained, hidden=False)
+    count = min(len(val), MOST_PROFILED)
+    found = {
+        "val/score": Figure(
+            profile.score(errors), None, count, "error at fixed noise levels", "lower"
+        ),
+        "val/vlb_bpd": Figure(
+            profile.vlb_bpd(errors), None, count, "bound between fixed noise levels", "lower"
+        ),
+    }
+    model = profile.with_analytic_variance(denoiser_of(network, trained), errors)
+    classes, device = bool(trained.model.num_classes), next(network.parameters()).device
+    found |= likelihood(model, val, classes, device, flow)
+    return dataclasses.replace(
+        report, figures=report.figures | found, score_fingerprint=profile.fingerprint()
+    )
+
+
+def _splits(drawer: "Pipeline", dataset_url: str | None) -> tuple["Dataset", "Dataset"]:
+    """The dataset's splits, if its images are of the model's kind."""
+    from ray_diffusion.data.reader import Dataset
+
+    data, model = drawer.config.data, drawer.config.model
+    url = dataset_url or data.dataset_url
     train, val = (
         Dataset(url, split, data.image_size, data.cache_bytes) for split in ("train", "val")
     )
-    labels = drawer.labels(request.num_images)
-    report = evaluate(drawer.draw(labels, request.seed), labels, train, val)
-    print(f"{drawer.source}, {request.num_images} images, seed {request.seed}\n{report.table()}")
-    _record(request, drawer, report)
+    manifest = train.manifest
+    for what, has, wants in (
+        ("channels", manifest.channels, model.image_channels),
+        ("classes", len(manifest.classes), model.num_classes or len(manifest.classes)),
+    ):
+        if has != wants:
+            raise errors.DataError(
+                f"{train.url} has {has} {what}, the model draws images with {wants}; "
+                "give the dataset_url of a dataset like the one it was trained on"
+            )
+    return train, val
 
 
-def _record(request: EvaluateRequest, drawer: "Pipeline", report: "Report") -> None:
-    """Keep the figures with the run, if it is a run that was measured."""
+def _png(image: "Tensor") -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(file, "png")
+    return file.getvalue()
+
+
+def _keep(
+    request: EvaluateRequest, drawer: "Pipeline", report: "Report", files: dict[str, str]
+) -> None:
+    """Write the files where they were asked for, or into the run and to MLflow."""
     from ray_diffusion.cluster import summary
-    from ray_diffusion.cluster.lineage import identity, spool_directory
+    from ray_diffusion.cluster.record import add_evaluation
     from ray_diffusion.storage import Directory
-    from ray_diffusion.tracking.tracker import Tracker
 
-    run = Directory(request.model)
-    facts = summary.read(run)
-    if facts is None:
-        return
-    figures = {name: figure.value for name, figure in report.figures.items()}
-    content = {"model": drawer.source, "num_images": request.num_images, "seed": request.seed}
-    run.write(FILE, json.dumps(content | report.to_dict(), indent=1))
-    facts["metrics"] |= figures
-    run.write(summary.FILE, json.dumps(facts, indent=1))
-    origin = identity(drawer.config, report.dataset_fingerprint)
-    spools, run_id = spool_directory(drawer.config, origin), facts["mlflow_run_id"]
-    with Tracker(spools, "evaluate", origin, run_id=run_id) as tracker:
-        tracker.log(facts["images_seen"], figures)
-    print(f"written to {run.url}/{FILE}" + ("" if tracker.finish() else "; not yet in MLflow"))
+    where = Directory(request.out or request.model)
+    shipped = True
+    if request.out is not None:
+        for name, content in files.items():
+            where.write(name, content)
+    elif summary.read(where) is None:
+        return  # an exported model, or a lone checkpoint: no run to add to
+    else:
+        # The run logged its own val/ metrics as it was trained.
+        figures = {
+            name: figure.value
+            for name, figure in report.figures.items()
+            if not name.startswith("val/")
+        }
+        shipped = add_evaluation(where, drawer.source, report.dataset_fingerprint, figures, files)
+    print(f"{where.url}/{PAGE} and {FILE}" + ("" if shipped else "; not yet in MLflow"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The verbs that need no cluster, from their command lines to their files and exit codes."""
 
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,13 @@ from tiny_config import RESOLVED, TINY
 
 from ray_diffusion import config, errors, evaluate, pack, sample
 from ray_diffusion.__main__ import VERBS
-from ray_diffusion.storage import Directory
+from ray_diffusion.cluster.summary import Summary
+from ray_diffusion.data.pack import pack as data_pack
+from ray_diffusion.data.sources import SOURCES, Example, Source, digits
+from ray_diffusion.evaluation import classifier
+from ray_diffusion.evaluation.compare import rank
+from ray_diffusion.evaluation.measure import MEANINGS
+from ray_diffusion.storage import Directory, seal
 from ray_diffusion.training.harness import in_directory
 from ray_diffusion.training.loop import loop
 
@@ -23,6 +31,7 @@ ONE_STEP = {
     "training.total_images": 128,
     "sampler.num_inference_steps": 3,
 }
+CHECKPOINT = "checkpoint-000000000128"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,97 @@ def test_the_same_seed_draws_the_same_images_whatever_their_number(run: Path):
     assert np.abs(difference).max() <= 1
 
 
+@pytest.fixture
+def _pictures() -> None:
+    """A digit, a mask that is white on top, and files that are neither."""
+    three, mask = digit(3), np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(three).save("three.png")
+    Image.fromarray(three).convert("RGB").save("three-rgb.png")
+    Image.fromarray(digit(0)).save("zero.png")
+    Image.fromarray(mask).convert("1").save("mask.png")
+    Image.fromarray(mask).convert("RGBA").save("mask-rgba.png")
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save("wide.png")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save("deep.png")
+    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save("clear.png")
+    Path("text.png").write_text("no picture")
+    Path("cut.png").write_bytes(Path("three.png").read_bytes()[:60])
+
+
+def digit(label: int) -> np.ndarray:
+    """The first handwritten one."""
+    return next(e.image for e in digits(8).examples if e.label == label)
+
+
+def sampled(run: Path, *words: str) -> dict[str, np.ndarray]:
+    """What ``sample`` writes into an array."""
+    assert errors.run(sample.main, [str(run), "num_images=4", "out=images.npz", *words]) == 0
+    with np.load("images.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_variations_of_a_picture_are_close_to_it_if_they_are_to_be(run: Path):
+    three = digit(3).astype(int)[..., None]
+    near = sampled(run, "init_image=three.png", "num_inference_steps=50", "strength=0.02")
+    far = sampled(run, "init_image=three.png", "num_inference_steps=50", "strength=1")
+    assert near["labels"].tolist() == [10] * 4
+    assert np.abs(near["images"] - three).mean() < 5 < np.abs(far["images"] - three).mean()
+    assert len(np.unique(far["images"], axis=0)) == 4
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_a_picture_is_read_in_the_channels_of_the_model(run: Path):
+    grey, colour = (
+        sampled(run, f"init_image={name}", "class_label=3")
+        for name in ("three.png", "three-rgb.png")
+    )
+    assert (grey["images"] == colour["images"]).all()
+    assert grey["labels"].tolist() == [3] * 4
+
+
+@pytest.mark.usefixtures("_pictures")
+@pytest.mark.parametrize("mask", ["mask.png", "mask-rgba.png"])
+def test_a_mask_is_black_where_the_picture_is_kept_and_white_where_it_is_drawn(
+    run: Path, mask: str
+):
+    found = sampled(run, "init_image=three.png", f"mask={mask}", "resamplings=2")["images"][..., 0]
+    assert (found[:, 4:] == digit(3)[4:]).all()
+    assert all((image[:4] != digit(3)[:4]).any() for image in found)
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_a_noisy_picture_has_one_restoration_or_many(run: Path):
+    words = ["init_image=three.png", "noise_sigma=0.5", "num_inference_steps=10"]
+    one = sampled(run, *words)["images"].astype(int)
+    assert np.ptp(one, axis=0).max() <= 1
+    assert len(np.unique(sampled(run, *words, "solver=ddpm")["images"], axis=0)) == 4
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_paths_lead_from_seed_to_seed_and_from_picture_to_picture(run: Path):
+    path = sampled(run, "interpolate_to_seed=7", "class_label=2")["images"].astype(int)
+    for end, seed in ((path[0], 0), (path[-1], 7)):
+        first = sampled(run, f"seed={seed}", "class_label=2")["images"][0]
+        assert np.abs(end - first).max() <= 1
+    words = ["init_image=three.png", "num_inference_steps=50", "strength=0.02"]
+    mixes = sampled(run, *words, "interpolate_to_image=zero.png")["images"].astype(int)
+    assert np.abs(mixes[0, ..., 0] - digit(3)).mean() < 5
+    assert np.abs(mixes[-1, ..., 0] - digit(0)).mean() < 5
+
+
+def test_images_of_no_class_are_named_so(run: Path):
+    words = [str(run), "num_images=2", "interpolate_to_seed=1", "out=path"]
+    assert errors.run(sample.main, words) == 0
+    assert sorted(p.name for p in Path("path").iterdir()) == ["000000-none.png", "000001-none.png"]
+
+
+def test_the_sampler_of_a_run_may_be_changed(run: Path):
+    plain = sampled(run)["images"]
+    for words in (["eta=1"], ["grid=karras"], ["solver=ddpm", "variance=analytic"]):
+        assert (sampled(run, *words)["images"] != plain).any()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
@@ -82,8 +182,50 @@ def test_the_same_seed_draws_the_same_images_whatever_their_number(run: Path):
         (["{run}", "solver=dddim"], 2, "did you mean 'ddim'?"),
         (["{run}", "num_inference_steps=2000"], 2, "num_inference_steps"),
         (["{run}", "out=/dev/null/grid.png"], 3, "cannot write /dev/null/grid.png"),
+        (["{run}", "grid=karas"], 2, "did you mean 'karras'?"),
+        (["{run}", "variance=analytic"], 2, "only sampler.solver=ddpm has a choice of variance"),
+        (["{run}", "strength=0.5"], 2, "strength: says nothing without init_image=FILE.png"),
+        (["{run}", "mask=mask.png"], 2, "mask: says nothing without init_image=FILE.png"),
+        (["{run}", "noise_sigma=1"], 2, "noise_sigma: says nothing without init_image=FILE.png"),
+        (
+            ["{run}", "init_image=three.png", "resamplings=2"],
+            2,
+            "resamplings: says nothing without",
+        ),
+        (["{run}", "init_image=three.png", "strength=0"], 2, "strength: must be above 0, got 0"),
+        (["{run}", "init_image=three.png", "noise_sigma=0"], 2, "noise_sigma: must be above 0"),
+        (
+            ["{run}", "init_image=three.png", "mask=mask.png", "strength=0.5"],
+            2,
+            "mask: does not go with strength; give one",
+        ),
+        (
+            ["{run}", "init_image=three.png", "mask=mask.png", "noise_sigma=0.5"],
+            2,
+            "mask: does not go with noise_sigma; give one",
+        ),
+        (
+            ["{run}", "init_image=three.png", "interpolate_to_seed=7"],
+            2,
+            "interpolate_to_seed: does not go with init_image; give one",
+        ),
+        (["{run}", "interpolate_to_seed=0"], 2, "interpolate_to_seed: must differ from seed"),
+        (["{run}", "interpolate_to_seed=7", "num_images=1"], 2, "num_images: must be at least 2"),
+        (["{run}", "init_image=nowhere.png"], 2, "init_image: there is no file nowhere.png"),
+        (["{run}", "init_image=text.png"], 2, "init_image: text.png is no image that can be read"),
+        (["{run}", "init_image=cut.png"], 2, "init_image: cut.png is no image that can be read"),
+        (["{run}", "init_image=."], 2, "init_image: . is no image that can be read"),
+        (
+            ["{run}", "init_image=wide.png"],
+            2,
+            "init_image: wide.png has 9x8 pixels, must have the model's 8x8",
+        ),
+        (["{run}", "init_image=deep.png"], 2, "deep.png has more than 8 bits per channel"),
+        (["{run}", "init_image=three.png", "mask=wide.png"], 2, "mask: wide.png has 9x8 pixels"),
+        (["{run}", "init_image=three.png", "mask=clear.png"], 2, "mask: clear.png is transparent"),
     ],
 )
+@pytest.mark.usefixtures("_pictures")
 def test_what_sample_cannot_do_is_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, line: str
 ):
@@ -92,20 +234,133 @@ def test_what_sample_cannot_do_is_one_line(
     assert line in found
 
 
+@pytest.fixture
+def _quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MOST_EPOCHS", 1)
+
+
+@pytest.fixture
+def launched(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run with what a launch leaves beside the checkpoints."""
+    copy = shutil.copytree(run, tmp_path / "runs" / "copy")
+    (copy / "config.yaml").write_bytes((run / CHECKPOINT / "config.yaml").read_bytes())
+    (copy / "run.json").write_text(json.dumps({"run_key": "key-of-the-run"}))
+    Summary("finished", str(copy), images_seen=128, metrics={"train/loss": 1.0}).write(
+        Directory(str(copy))
+    )
+    return copy
+
+
+@pytest.mark.usefixtures("_quick_classifier")
 def test_evaluate_prints_each_figure_beside_its_floor(
     run: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert errors.run(evaluate.main, [str(run), "num_images=130"]) == 0
     table = capsys.readouterr().out
-    assert "sample/class_accuracy" in table
-    assert "sample/fd" in table
+    assert all(name in table for name in MEANINGS)
     assert "accuracy by class: 0 " in table
-    assert not (run / evaluate.FILE).exists()  # there was no launch, so there is no run to add to
+    # There was no launch, so there is no run to add to.
+    assert not list(run.glob("evaluation.*"))
 
 
-def test_evaluate_with_too_few_images_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]):
-    assert errors.run(evaluate.main, [str(run), "num_images=10"]) == 2
-    assert "at least 128" in capsys.readouterr().err
+@pytest.mark.usefixtures("_quick_classifier")
+def test_evaluate_writes_where_it_is_told_to_and_nowhere_else(launched: Path):
+    before = {path: path.stat().st_mtime_ns for path in launched.rglob("*")}
+    words = [str(launched), "num_images=130", "seeds=2", "seed=5", "out=found", "solver=ddpm"]
+    assert errors.run(evaluate.main, words) == 0
+    assert {path: path.stat().st_mtime_ns for path in launched.rglob("*")} == before
+    assert sorted(path.name for path in Path("found").iterdir()) == [evaluate.PAGE, evaluate.FILE]
+    found = json.loads(Path("found", evaluate.FILE).read_text())
+    assert (found["seeds"], found["num_images"], found["weights"]) == ([5, 6], 130, "ema")
+    assert found["sampler"]["solver"] == "ddpm"
+    assert found["sampler"]["num_inference_steps"] == 3
+    assert found["model"] == f"{launched}/{CHECKPOINT}"
+    assert set(found["figures"]) == set(MEANINGS)
+    assert all(figure["spread"] is not None for figure in found["figures"].values())
+    assert len(found["dataset_fingerprint"]) == len(found["features_fingerprint"]) == 16
+    assert rank([found, found], "sample/fd") == [found, found]
+    assert "data:image/png;base64," in Path("found", evaluate.PAGE).read_text()
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, at import
+@pytest.mark.usefixtures("_quick_classifier")
+def test_evaluate_keeps_what_it_finds_with_the_run_wherever_that_is_now(
+    launched: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(evaluate, "MLFLOW_WAIT_S", 300.0)
+    assert errors.run(evaluate.main, [str(launched), "num_images=130"]) == 0
+    assert f"{launched}/{evaluate.PAGE} and {evaluate.FILE}\n" in capsys.readouterr().out
+    found = json.loads((launched / evaluate.FILE).read_text())
+    values = {name: figure["value"] for name, figure in found["figures"].items()}
+    summary = json.loads((launched / "summary.json").read_text())
+    assert summary["metrics"] == {"train/loss": 1.0} | values
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{launched.parent}/mlflow.db")
+    [logged] = client.search_runs(["1"])
+    assert logged.data.metrics == values
+    assert logged.data.tags["ray_diffusion.run_key"] == "key-of-the-run"
+    assert client.get_metric_history(logged.info.run_id, "sample/fd")[0].step == 128
+    artifacts = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
+    assert artifacts == {evaluate.PAGE, evaluate.FILE}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["nowhere"], 2, "is no model"),
+        (["{run}", "num_images=127"], 2, "at least 128 drawn and validation images"),
+        (["{run}", "features=inception"], 2, "features: no 'inception'"),
+        (["{run}", "features=inception.pt"], 2, "features: there is no file inception.pt"),
+        (["{run}", "weights=averaged"], 2, "weights"),
+        (["{exported}", "weights=raw"], 2, "has no raw weights (model.safetensors)"),
+        (["{run}", "dataset_url=nowhere"], 3, "nowhere is not a dataset: it has no manifest.json"),
+        (["{run}", "dataset_url=size"], 3, "holds images of 16 pixels"),
+        (
+            ["{run}", "dataset_url=colour"],
+            3,
+            "colour has 3 channels, the model draws images with 1",
+        ),
+        (["{run}", "dataset_url=classes"], 3, "classes has 2 classes, the model draws images with"),
+        (["{run}", "dataset_url=one"], 3, "has no examples in its 'val' split"),
+        (["{run}", "dataset_url=few"], 2, "validation images are needed, got 500 and 20"),
+    ],
+)
+def test_what_evaluate_cannot_do_is_one_line(
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    line: str,
+):
+    def source(classes: int, count: int, channels: tuple[int, ...] = ()) -> Source:
+        image = np.zeros((8, 8, *channels), np.uint8)
+        examples = (Example(f"image-{i}", image, i % classes) for i in range(count))
+        return Source(tuple(map(str, range(classes))), examples)
+
+    sources = {
+        "colour": lambda size: source(10, 100, (3,)),
+        "classes": lambda size: source(2, 20),
+        "one": lambda size: source(10, 10),
+        "few": lambda size: source(10, 100),
+        "size": digits,
+    }
+    for word in words[1:]:
+        name = word.removeprefix("dataset_url=")
+        if name in sources:
+            monkeypatch.setitem(SOURCES, name, sources[name])
+            data_pack(name, name, 16 if name == "size" else 8)
+    exported = Path("exported")
+    exported.mkdir()
+    for name in ("config.yaml", "ema.safetensors"):
+        shutil.copy(run / CHECKPOINT / name, exported)
+    seal(exported)
+    words = [word.format(run=run, exported=exported) for word in words]
+    assert errors.run(evaluate.main, words) == code
+    [found] = capsys.readouterr().err.splitlines()
+    assert line in found
 
 
 def test_pack_says_what_it_wrote_and_what_to_type_next(capsys: pytest.CaptureFixture[str]):

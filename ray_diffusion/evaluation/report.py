@@ -1,120 +1,142 @@
-"""Drawn images against real ones, in figures."""
+"""Drawn images against real ones: all figures of one model, each beside its floor."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_diffusion.data.reader import Dataset
 from ray_diffusion.errors import UsageError
-from ray_diffusion.evaluation.classifier import FEATURES, VERSION, classifier_of
-from ray_diffusion.evaluation.frechet import frechet_distance
+from ray_diffusion.evaluation.classifier import classifier_of
+from ray_diffusion.evaluation.distances import Array
+from ray_diffusion.evaluation.features import Features
+from ray_diffusion.evaluation.figures import ClassFigures, Figure, Pair, Report
+from ray_diffusion.evaluation.measure import (
+    MEANINGS,
+    Described,
+    describe,
+    distances_to_training,
+    refer,
+    statistics,
+)
+from ray_diffusion.evaluation.memorisation import threshold
+from ray_diffusion.evaluation.reference import REFERENCE_IMAGES
 
-LEAST_IMAGES = 2 * FEATURES  # fewer make the covariance of the features singular
+# Of fewer a share is uncertain by 0.04 and more, and a covariance of 64 features says little.
+LEAST_IMAGES = 128
+MOST_PAIRS = 10
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure and the floor that real images reach.
+def require_enough(drawn: int, held_out: int) -> None:
+    """Refuse to measure too few images.
 
-    Attributes:
-        value: Of the drawn images.
-        floor: Of the validation split, measured the same way at the same count.
-        count: Images that each was measured on.
-        meaning: What it says, and which way is better.
+    Args:
+        drawn: How many are drawn.
+        held_out: How many the validation split has.
+
+    Raises:
+        UsageError: If either is too few.
     """
-
-    value: float
-    floor: float
-    count: int
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """All figures of one set of drawn images.
-
-    Attributes:
-        figures: By metric name.
-        per_class: Accuracy of each class, by class name.
-        dataset_fingerprint: What the figures are relative to.
-        features: Which features were used.
-    """
-
-    figures: dict[str, Figure]
-    per_class: dict[str, float]
-    dataset_fingerprint: str
-    features: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return asdict(self)
-
-    def table(self) -> str:
-        """The report for a person."""
-        head = f"{'':<22} {'drawn':>8} {'real':>8} {'images':>7}"
-        rows = [
-            f"{name:<22} {f.value:>8.3f} {f.floor:>8.3f} {f.count:>7}  {f.meaning}"
-            for name, f in self.figures.items()
-        ]
-        classes = "  ".join(f"{name} {share:.2f}" for name, share in self.per_class.items())
-        return "\n".join([head, *rows, f"accuracy by class: {classes}"])
+    if min(drawn, held_out) < LEAST_IMAGES:
+        raise UsageError(
+            f"num_images: at least {LEAST_IMAGES} drawn and validation images are needed, got "
+            f"{drawn} and {held_out}"
+        )
 
 
-def evaluate(images: Tensor, labels: Tensor, train: Dataset, val: Dataset) -> Report:
+def evaluate(
+    draws: Sequence[Tensor],
+    labels: Tensor | None,
+    train: Dataset,
+    val: Dataset,
+    features: Features,
+) -> Report:
     """Measure drawn images.
 
     Args:
-        images: The drawn images, uint8, shape ``(N, C, H, W)``.
-        labels: The classes that were asked for, shape ``(N,)``.
-        train: The train split: trains the classifier, and is what the drawn images should be like.
-        val: The val split: real images that the classifier has not seen, for the floors.
+        draws: The images of each seed, uint8, shape ``(N, C, H, W)``.
+        labels: The class that each was asked for, shape ``(N,)``; None if none was. Without them,
+            or without classes in the dataset, there are no figures of classes.
+        train: The train split: what drawn images should be like.
+        val: The val split: images that nothing was trained on, for the floors.
+        features: How images are described.
 
     Returns:
         The report.
 
     Raises:
-        UsageError: If there are too few images to fit a covariance to.
+        UsageError: If there are too few images.
     """
-    count = min(len(images), len(val))
-    if count < LEAST_IMAGES:
-        raise UsageError(
-            f"num_images: at least {LEAST_IMAGES} drawn and validation images are needed, got "
-            f"{len(images)} and {len(val)}"
+    held_out = val.read(0, min(len(val), REFERENCE_IMAGES))
+    drawn, count = len(draws[0]), min(len(draws[0]), len(held_out.images))
+    require_enough(drawn, len(val))
+    judge = None
+    if labels is not None and len(train.manifest.classes) > 1:
+        judge = classifier_of(train)
+    asked = torch.zeros(drawn, dtype=torch.int64) if labels is None else labels
+    reference = refer(train, features)
+    sets = [(held_out.images, held_out.labels), *((images, asked) for images in draws)]
+    near = distances_to_training([images for images, _ in sets], train)
+    real, *found = (
+        describe(images, wanted, judge, distances, reference)
+        for (images, wanted), (distances, _) in zip(sets, near, strict=True)
+    )
+    limit = threshold(real.distances)
+    floors = statistics(real, reference, limit, count)
+    values = [statistics(images, reference, limit, count) for images in found]
+    return Report(
+        figures=_figures(values, floors, drawn, count),
+        per_class=_per_class(train.manifest.classes, found, real),
+        closest=_closest(*near[1]),
+        memorised_below=limit,
+        features=features.name,
+        features_fingerprint=features.fingerprint,
+        dataset_fingerprint=train.manifest.fingerprint,
+    )
+
+
+def _figures(
+    values: Sequence[Mapping[str, float]], floors: Mapping[str, float], drawn: int, count: int
+) -> dict[str, Figure]:
+    figures = {}
+    for name, floor in floors.items():
+        meaning, found = MEANINGS[name], [value[name] for value in values]
+        figures[name] = Figure(
+            value=float(np.mean(found)),
+            floor=floor,
+            count=count if meaning.depends_on_count else drawn,
+            meaning=meaning.text,
+            better=meaning.better,
+            spread=float(np.std(found, ddof=1)) if len(found) > 1 else None,
         )
-    judge = classifier_of(train)
-    real = train.read(0, len(train))
-    held_out = val.read(0, len(val))
-    reference, _ = judge.describe(real.images)
-    floor_features, floor_classes = judge.describe(held_out.images)
-    features, classes = judge.describe(images)
-    hits, floor_hits = classes == labels, floor_classes == held_out.labels
-
-    # Standardised, so that no feature counts more for its scale alone.
-    center, scale = reference.mean(0), reference.std(0).clamp(min=1e-6)
-
-    def distance(described: Tensor) -> float:
-        a, b = ((part - center) / scale for part in (described[:count], reference))
-        return frechet_distance(a.numpy(), b.numpy())
-
-    figures = {
-        "sample/class_accuracy": Figure(
-            _mean(hits), _mean(floor_hits), len(images), "drawn as the class asked for; up"
-        ),
-        "sample/fd": Figure(
-            distance(features),
-            distance(floor_features),
-            count,
-            "Frechet distance to the training images; down",
-        ),
-    }
-    names = train.manifest.classes
-    per_class = {
-        name: _mean(hits[labels == i]) for i, name in enumerate(names) if bool((labels == i).any())
-    }
-    return Report(figures, per_class, train.manifest.fingerprint, f"classifier v{VERSION}")
+    return figures
 
 
-def _mean(hits: Tensor) -> float:
-    return float(hits.to(torch.float64).mean())
+def _per_class(
+    names: Sequence[str], drawn: Sequence[Described], real: Described
+) -> dict[str, ClassFigures]:
+    hits = [images.hits for images in drawn if images.hits is not None]
+    if real.hits is None or not hits:
+        return {}
+    all_hits = np.concatenate(hits)
+    labels = np.concatenate([images.labels for images in drawn])
+    inside = np.concatenate([images.inside for images in drawn])
+    found = {}
+    for label, name in enumerate(names):
+        mine, theirs = labels == label, real.labels == label
+        if mine.any():
+            found[name] = ClassFigures(
+                count=int(mine.sum()),
+                accuracy=float(all_hits[mine].mean()),
+                accuracy_floor=float(real.hits[theirs].mean()) if theirs.any() else None,
+                precision=float(inside[mine].mean()),
+                precision_floor=float(real.inside[theirs].mean()) if theirs.any() else None,
+            )
+    return found
+
+
+def _closest(distances: Array, indices: NDArray[np.int64]) -> list[Pair]:
+    nearest_first = np.argsort(distances, kind="stable")[:MOST_PAIRS]
+    return [Pair(int(i), int(indices[i]), float(distances[i])) for i in nearest_first]

@@ -1,0 +1,56 @@
+"""Models in the order of a figure, where their evaluations may be compared at all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray_diffusion.errors import UsageError
+
+FINGERPRINTS = ("dataset", "features", "codec", "score")
+
+
+def rank(evaluations: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """Sort evaluations by one of their figures.
+
+    Args:
+        evaluations: As ``evaluation.json`` holds them.
+        metric: Name of the figure, such as ``sample/fd``.
+
+    Returns:
+        The same evaluations, the best first; a figure that is no number comes last.
+
+    Raises:
+        UsageError: If one lacks the figure; or if they were measured with different datasets,
+            features, codecs or scores, or the figure on different numbers of images, so that
+            the order would say nothing.
+    """
+    for evaluation in evaluations:
+        if metric not in evaluation["figures"]:
+            raise UsageError(
+                f"{evaluation['model']} cannot be ranked by {metric}: its evaluation has "
+                + ", ".join(evaluation["figures"])
+            )
+    for name in FINGERPRINTS:
+        _refuse_different(
+            evaluations, metric, name, [e[f"{name}_fingerprint"] for e in evaluations]
+        )
+    figures = [evaluation["figures"][metric] for evaluation in evaluations]
+    _refuse_different(evaluations, metric, "number of images", [f["count"] for f in figures])
+
+    def badness(evaluation: Mapping[str, Any]) -> float:
+        figure = evaluation["figures"][metric]
+        value: float = figure["value"] if figure["better"] == "lower" else -figure["value"]
+        return math.inf if math.isnan(value) else value
+
+    return sorted(evaluations, key=badness)
+
+
+def _refuse_different(
+    evaluations: Sequence[Mapping[str, Any]], metric: str, what: str, found: Sequence[object]
+) -> None:
+    for evaluation, other in zip(evaluations, found, strict=True):
+        if other != found[0]:
+            raise UsageError(
+                f"{metric} does not compare: {evaluations[0]['model']} was evaluated with {what} "
+                f"{found[0]}, {evaluation['model']} with {other}; evaluate them in the same way"
+            )

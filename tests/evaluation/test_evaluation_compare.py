@@ -1,0 +1,68 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_diffusion.errors import UsageError
+from ray_diffusion.evaluation.compare import FINGERPRINTS, rank
+
+
+def evaluation(model: str, value: float, better: str = "lower", count: int = 359) -> dict[str, Any]:
+    fingerprints = {f"{name}_fingerprint": f"{name}-1" for name in FINGERPRINTS}
+    figure = {"value": value, "floor": 0.3, "count": count, "better": better}
+    return fingerprints | {"model": model, "figures": {"sample/fd": figure}}
+
+
+values = st.lists(st.floats(allow_nan=False), min_size=1)
+
+
+@given(values)
+def test_the_best_comes_first_whichever_way_is_better(found: list[float]):
+    for better, expected in (("lower", sorted(found)), ("higher", sorted(found, reverse=True))):
+        models = [evaluation(f"runs/{i}", value, better) for i, value in enumerate(found)]
+        ranked = rank(models, "sample/fd")
+        assert [model["figures"]["sample/fd"]["value"] for model in ranked] == expected
+
+
+@given(values)
+def test_models_that_are_as_good_keep_their_order(found: list[float]):
+    models = [evaluation(f"runs/{i}", 1.0) for i, _ in enumerate(found)]
+    assert rank(models, "sample/fd") == models
+
+
+def test_a_figure_that_is_no_number_comes_last():
+    for better in ("lower", "higher"):
+        models = [evaluation("diverged", math.nan, better), evaluation("fine", 1e9, better)]
+        assert [model["model"] for model in rank(models, "sample/fd")] == ["fine", "diverged"]
+
+
+def test_nothing_is_ranked_as_nothing():
+    assert rank([], "sample/fd") == []
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_models_with_different_fingerprints_do_not_compare(name: str):
+    other = evaluation("runs/c", 0.5) | {f"{name}_fingerprint": "other"}
+    models = [evaluation("runs/a", 1.0), evaluation("runs/b", 2.0), other]
+    with pytest.raises(UsageError) as error:
+        rank(models, "sample/fd")
+    assert str(error.value) == (
+        f"sample/fd does not compare: runs/a was evaluated with {name} {name}-1, "
+        "runs/c with other; evaluate them in the same way"
+    )
+
+
+def test_figures_of_different_numbers_of_images_do_not_compare():
+    models = [evaluation("runs/a", 1.0), evaluation("runs/b", 0.5, count=200)]
+    with pytest.raises(UsageError, match=r"runs/a was .+ number of images 359, runs/b with 200"):
+        rank(models, "sample/fd")
+
+
+def test_a_figure_that_was_not_measured_is_named_with_those_that_were():
+    with pytest.raises(UsageError) as error:
+        rank([evaluation("runs/a", 1.0)], "val/score")
+    assert str(error.value) == (
+        "runs/a cannot be ranked by val/score: its evaluation has sample/fd"
+    )

@@ -15,9 +15,11 @@ from tiny_config import RESOLVED, TINY
 
 from ray_diffusion import config, errors, evaluate, pack, sample
 from ray_diffusion.__main__ import VERBS
+from ray_diffusion.cluster import record
 from ray_diffusion.cluster.summary import Summary
 from ray_diffusion.data.pack import pack as data_pack
 from ray_diffusion.data.sources import SOURCES, Example, Source, digits
+from ray_diffusion.diffusion import profile
 from ray_diffusion.evaluation import classifier
 from ray_diffusion.evaluation.compare import rank
 from ray_diffusion.evaluation.measure import MEANINGS
@@ -32,6 +34,7 @@ ONE_STEP = {
     "sampler.num_inference_steps": 3,
 }
 CHECKPOINT = "checkpoint-000000000128"
+PARTS = ("prior", "steps", "decoder")
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +278,12 @@ def test_evaluate_writes_where_it_is_told_to_and_nowhere_else(launched: Path):
     assert found["sampler"]["solver"] == "ddpm"
     assert found["sampler"]["num_inference_steps"] == 3
     assert found["model"] == f"{launched}/{CHECKPOINT}"
-    assert set(found["figures"]) == set(MEANINGS)
-    assert all(figure["spread"] is not None for figure in found["figures"].values())
+    drawn = {name: f for name, f in found["figures"].items() if name.startswith("sample/")}
+    assert set(drawn) == set(MEANINGS)
+    assert all(figure["spread"] is not None for figure in drawn.values())
+    parts = [found["figures"][f"likelihood/{part}_bpd"]["value"] for part in PARTS]
+    assert found["figures"]["likelihood/vlb_bpd"]["value"] == pytest.approx(sum(parts))
+    assert found["score_fingerprint"] == profile.fingerprint()
     assert len(found["dataset_fingerprint"]) == len(found["features_fingerprint"]) == 16
     assert rank([found, found], "sample/fd") == [found, found]
     assert "data:image/png;base64," in Path("found", evaluate.PAGE).read_text()
@@ -287,11 +294,15 @@ def test_evaluate_writes_where_it_is_told_to_and_nowhere_else(launched: Path):
 def test_evaluate_keeps_what_it_finds_with_the_run_wherever_that_is_now(
     launched: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(evaluate, "MLFLOW_WAIT_S", 300.0)
+    monkeypatch.setattr(record, "MLFLOW_WAIT_S", 300.0)
     assert errors.run(evaluate.main, [str(launched), "num_images=130"]) == 0
     assert f"{launched}/{evaluate.PAGE} and {evaluate.FILE}\n" in capsys.readouterr().out
     found = json.loads((launched / evaluate.FILE).read_text())
-    values = {name: figure["value"] for name, figure in found["figures"].items()}
+    values = {
+        name: figure["value"]
+        for name, figure in found["figures"].items()
+        if not name.startswith("val/")  # the run logged its own as it was trained
+    }
     summary = json.loads((launched / "summary.json").read_text())
     assert summary["metrics"] == {"train/loss": 1.0} | values
 

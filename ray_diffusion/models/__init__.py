@@ -1,5 +1,6 @@
 """Networks ``(x_t, logsnr, condition) -> prediction``, their average, and the pixel codec.
 
-To add a network, write a module whose ``forward`` has that signature and add it to ``MODELS`` in
-``build.py``.
+``unet``, ``dit``, and from tutorials ``tutorial_unet`` and ``tiny``, are networks; they share
+``embedding`` and ``attention``. To add one, write a module whose ``forward`` has that signature and
+add it to ``MODELS`` in ``build.py`` and to ``model.kind`` in ``config/schema.py``.
 """

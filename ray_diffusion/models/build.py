@@ -6,25 +6,55 @@ import torch
 from torch import nn
 
 from ray_diffusion.config import Config
+from ray_diffusion.models.dit import DiT
+from ray_diffusion.models.tiny import Tiny
+from ray_diffusion.models.tutorial_unet import TutorialUNet
 from ray_diffusion.models.unet import UNet
+
+
+def _ends(config: Config) -> tuple[int, int, int]:
+    """Channels that go in, channels that come out, and classes."""
+    model = config.model
+    # Resolved against the dataset before anything is built.
+    assert model.image_channels is not None
+    assert model.num_classes is not None
+    predictions = 2 if config.diffusion.learn_variance else 1
+    return model.image_channels, predictions * model.image_channels, model.num_classes
 
 
 def _unet(config: Config) -> nn.Module:
     model = config.model
-    # Resolved against the dataset before anything is built.
-    assert model.num_classes is not None
-    assert model.image_channels is not None
     return UNet(
-        model.image_channels,
-        model.num_classes,
+        *_ends(config),
         model.channels,
         model.channel_mults,
         model.blocks_per_level,
         model.attention_levels,
+        model.dropout,
     )
 
 
-MODELS: dict[str, Callable[[Config], nn.Module]] = {"unet": _unet}
+def _tutorial_unet(config: Config) -> nn.Module:
+    return TutorialUNet(*_ends(config), config.model.channels, config.model.channel_mults)
+
+
+def _dit(config: Config) -> nn.Module:
+    model = config.model
+    return DiT(
+        *_ends(config), model.channels, model.depth, model.patch_size, config.data.image_size
+    )
+
+
+def _tiny(config: Config) -> nn.Module:
+    return Tiny(*_ends(config), config.model.channels)
+
+
+MODELS: dict[str, Callable[[Config], nn.Module]] = {
+    "unet": _unet,
+    "tutorial_unet": _tutorial_unet,
+    "dit": _dit,
+    "tiny": _tiny,
+}
 
 
 def build(config: Config, seed: int | None = None) -> nn.Module:
@@ -36,7 +66,8 @@ def build(config: Config, seed: int | None = None) -> nn.Module:
         seed: Seeds the initial weights; None where they will be loaded anyway.
 
     Returns:
-        The network, in channels_last memory format.
+        The network, in channels_last memory format. It returns as many channels as an image has,
+        or twice as many where ``diffusion.learn_variance`` is set.
     """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ray_diffusion.models.attention import attend, heads_of
+from ray_diffusion.models.embedding import LogsnrEmbedding
+
 NORM_GROUPS = 8  # divides every width, as channels are a multiple of 8
-HEAD_WIDTH = 32  # channels per attention head; more where 32 does not divide the width
+HEAD_WIDTH = 32  # channels per attention head, or more
 
 
 def _start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
@@ -16,34 +19,18 @@ def _start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(parameter)
 
 
-class LogsnrEmbedding(nn.Module):
-    """Sines and cosines of the noise level, then a small network; ``(B,) -> (B, E)``."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        # logsnr spans about -20..10. Wavelengths from 2 pi / 4 up to 2 pi / 0.04: the shortest
-        # tells neighbouring steps apart, the longest does not repeat over the span.
-        half = width // 2
-        frequencies = torch.tensor([0.04 * 100 ** (i / (half - 1)) for i in range(half)])
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, width * 4), nn.SiLU(), nn.Linear(width * 4, width * 4)
-        )
-
-    def forward(self, logsnr: Tensor) -> Tensor:
-        angles = logsnr.float()[:, None] * self.frequencies  # type: ignore[operator]
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore[no-any-return]
-
-
 class ResidualBlock(nn.Module):
     """Two convolutions around a shift and scale by the embedding, with a skip connection."""
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_width: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding_width: int, dropout: float
+    ) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(NORM_GROUPS, in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(embedding_width, 2 * out_channels)
         self.norm_out = nn.GroupNorm(NORM_GROUPS, out_channels)
+        self.dropout = nn.Dropout(dropout)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip: nn.Module = (
             nn.Conv2d(in_channels, out_channels, 1)
@@ -56,7 +43,7 @@ class ResidualBlock(nn.Module):
         h = self.conv_in(F.silu(self.norm_in(x)))
         scale, shift = self.modulation(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
         h = self.norm_out(h) * (1 + scale) + shift
-        return self.skip(x) + self.conv_out(F.silu(h))  # type: ignore[no-any-return]
+        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))  # type: ignore[no-any-return]
 
 
 class SelfAttention(nn.Module):
@@ -64,8 +51,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        most = max(1, channels // HEAD_WIDTH)
-        self.heads = next(n for n in range(most, 0, -1) if channels % n == 0)
+        self.heads = heads_of(channels, HEAD_WIDTH)
         self.norm = nn.GroupNorm(NORM_GROUPS, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
@@ -74,20 +60,23 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)  # a view in channels_last
-        qkv = self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, H * W, C / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
-        return x + self.out(mixed).view(B, H, W, C).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+        mixed = self.out(attend(self.qkv(tokens), self.heads))
+        return x + mixed.view(B, H, W, C).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
     """A residual block and, at the levels that have it, attention."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, embedding_width: int, attention: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_width: int,
+        dropout: float,
+        attention: bool,
     ) -> None:
         super().__init__()
-        self.block = ResidualBlock(in_channels, out_channels, embedding_width)
+        self.block = ResidualBlock(in_channels, out_channels, embedding_width, dropout)
         self.attention = SelfAttention(out_channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -95,29 +84,37 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts from a noisy image, its noise level and its class; ``(B, C, H, W) -> (B, C, H, W)``.
+    """Predicts from a noisy image, its noise level and its class.
 
     Args:
         image_channels: Channels of the image.
+        out_channels: Channels of the prediction.
         num_classes: Classes; one more, ``num_classes`` itself, means "no class".
         channels: Width at full resolution, a multiple of 8.
         channel_mults: Width of each level as a multiple of ``channels``; a level halves the side.
         blocks_per_level: Residual blocks on the way down; one more on the way up.
         attention_levels: Levels with self-attention, 0 is full resolution.
+        dropout: Share of each block's activations that is dropped while training.
     """
 
     def __init__(
         self,
         image_channels: int,
+        out_channels: int,
         num_classes: int,
         channels: int,
         channel_mults: tuple[int, ...],
         blocks_per_level: int,
         attention_levels: tuple[int, ...],
+        dropout: float,
     ) -> None:
         super().__init__()
         embedding_width = 4 * channels
-        self.logsnr_embedding = LogsnrEmbedding(channels)
+
+        def stage(width: int, out: int, attention: bool) -> Stage:
+            return Stage(width, out, embedding_width, dropout, attention)
+
+        self.logsnr_embedding = LogsnrEmbedding(channels, embedding_width)
         self.class_embedding = nn.Embedding(num_classes + 1, embedding_width)
         self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
 
@@ -126,22 +123,20 @@ class UNet(nn.Module):
         width, skips = channels, [channels]
         for level, out in enumerate(widths):
             for _ in range(blocks_per_level):
-                self.down.append(Stage(width, out, embedding_width, level in attention_levels))
+                self.down.append(stage(width, out, level in attention_levels))
                 skips.append(width := out)
             if level < len(widths) - 1:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
-        self.middle = Stage(width, width, embedding_width, attention=True)
+        self.middle = stage(width, width, attention=True)
         for level, out in reversed(list(enumerate(widths))):
             for _ in range(blocks_per_level + 1):
-                self.up.append(
-                    Stage(width + skips.pop(), out, embedding_width, level in attention_levels)
-                )
+                self.up.append(stage(width + skips.pop(), out, level in attention_levels))
                 width = out
             if level > 0:
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm_out = nn.GroupNorm(NORM_GROUPS, width)
-        self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
         _start_at_zero(self.conv_out)
 
     def forward(self, x_t: Tensor, logsnr: Tensor, condition: Tensor) -> Tensor:
@@ -153,7 +148,7 @@ class UNet(nn.Module):
             condition: Classes, ``num_classes`` for none, shape ``(B,)``, int64.
 
         Returns:
-            The prediction, shape ``(B, C, H, W)``.
+            The prediction, shape ``(B, out_channels, H, W)``.
         """
         embedding = self.logsnr_embedding(logsnr) + self.class_embedding(condition)
         h = self.conv_in(x_t.contiguous(memory_format=torch.channels_last))

@@ -1,3 +1,5 @@
+"""What every network promises, whatever its kind."""
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,19 +11,44 @@ from ray_diffusion.models.build import MODELS, build
 
 SHAPES: dict[str, dict[str, object]] = {
     "default": {},
-    "one level": {"model.channel_mults": [1], "model.attention_levels": []},
-    "odd multiples": {"model.channel_mults": [3, 1, 5], "model.blocks_per_level": 1},
-    "no attention": {"model.attention_levels": []},
-    "attention everywhere": {"model.attention_levels": [0, 1]},
-    "a width that 32 does not divide": {"model.channels": 104, "model.blocks_per_level": 1},
+    "a width that 32 does not divide": {"model.channels": 72, "model.blocks_per_level": 1},
     "no classes": {"model.num_classes": 0},
     "colour": {"model.image_channels": 3},
+    "five channels": {"model.image_channels": 5},
+    "learned variance": {"model.image_channels": 3, "diffusion.learn_variance": True},
 }
+ODD = {"model.channel_mults": [3, 1, 5], "model.blocks_per_level": 1}
+SHAPES_OF: dict[str, dict[str, dict[str, object]]] = {
+    "unet": {
+        "one level": {"model.channel_mults": [1], "model.attention_levels": []},
+        "odd multiples": ODD,
+        "no attention": {"model.attention_levels": []},
+        "attention everywhere": {"model.attention_levels": [0, 1]},
+        "dropout": {"model.dropout": 0.5},
+    },
+    "tutorial_unet": {"odd multiples": ODD},
+    "dit": {
+        "pixels for patches": {"model.patch_size": 1},
+        "the image for a patch": {"model.patch_size": 8},
+    },
+}
+CASES = [
+    pytest.param(kind, shape, id=f"{kind}, {name}")
+    for kind in MODELS
+    for name, shape in (SHAPES | SHAPES_OF.get(kind, {})).items()
+]
+every_shape = pytest.mark.parametrize(("kind", "shape"), CASES)
+every_kind = pytest.mark.parametrize("kind", MODELS)
 
 
 def configured(kind: str = "unet", **keys: object) -> Config:
     """A small network for images of 8 pixels in ten classes, unless ``keys`` say otherwise."""
-    tiny = {"model.channels": 8, "model.num_classes": 10, "model.image_channels": 1}
+    tiny = {
+        "model.channels": 8,
+        "model.depth": 2,
+        "model.num_classes": 10,
+        "model.image_channels": 1,
+    }
     return config.override(Config(), tiny | {"model.kind": kind} | keys)
 
 
@@ -32,11 +59,17 @@ def inputs(run: Config, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(shape, generator=draw), torch.linspace(-20, 10, batch).double(), classes
 
 
+def predictions(run: Config) -> int:
+    """How many numbers a network says about each of an image's."""
+    return 2 if run.diffusion.learn_variance else 1
+
+
 def trained(run: Config, steps: int = 5) -> torch.nn.Module:
     """A network after a few steps towards a target that depends on all of its inputs."""
     network = build(run, seed=0)
     x_t, logsnr, condition = inputs(run, 16)
     target = x_t * (logsnr.float() / 10 + condition).view(-1, 1, 1, 1)
+    target = target.repeat(1, predictions(run), 1, 1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -45,27 +78,26 @@ def trained(run: Config, steps: int = 5) -> torch.nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("kind", MODELS)
+@every_shape
 def test_a_prediction_has_the_shape_of_its_image(kind: str, shape: dict[str, object]):
     run = configured(kind, **shape)
     x_t, logsnr, condition = inputs(run)
     with torch.no_grad():
         prediction = build(run, seed=0)(x_t, logsnr, condition)
-    assert prediction.shape == x_t.shape
+    batch, channels, *sides = x_t.shape
+    assert prediction.shape == (batch, channels * predictions(run), *sides)
     assert prediction.dtype == torch.float32
 
 
 @pytest.mark.parametrize("side", [4, 8, 20])
-@pytest.mark.parametrize("kind", MODELS)
+@every_kind
 def test_a_network_takes_images_of_any_side_that_its_levels_divide(kind: str, side: int):
     run = configured(kind, **{"data.image_size": side, "model.channel_mults": [1, 2, 1]})
     x_t, logsnr, condition = inputs(run)
     assert build(run, seed=0)(x_t, logsnr, condition).shape == x_t.shape
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("kind", MODELS)
+@every_shape
 def test_a_network_on_meta_has_the_parameters_of_the_real_one(kind: str, shape: dict[str, object]):
     run = configured(kind, **shape)
     with torch.device("meta"):
@@ -77,14 +109,15 @@ def test_a_network_on_meta_has_the_parameters_of_the_real_one(kind: str, shape: 
     }
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    ("kind", "shape"), [case for case in CASES if case.values[0] in ("unet", "dit")]
+)
 def test_a_new_network_predicts_zero(kind: str, shape: dict[str, object]):
     run = configured(kind, **shape)
     assert (build(run, seed=0)(*inputs(run)) == 0).all()
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@every_kind
 def test_every_input_matters_after_a_few_steps(kind: str):
     run = configured(kind)
     network = trained(run)
@@ -98,15 +131,52 @@ def test_every_input_matters_after_a_few_steps(kind: str):
         assert (network(*other) - base).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_every_parameter_learns(kind: str):
+@every_kind
+def test_no_class_is_a_class_of_its_own(kind: str):
+    network = trained(configured(kind), steps=20)
+    x_t, logsnr, _ = inputs(configured(kind), 11)
+    same = (x_t[:1].expand(11, -1, -1, -1), logsnr[:1].expand(11))
+    predicted = network(*same, torch.arange(11))
+    assert all((predicted[10] - other).abs().max() > 1e-3 for other in predicted[:10])
+
+
+@every_kind
+def test_levels_beyond_those_that_an_image_shows_are_all_the_same(kind: str):
+    network = trained(configured(kind))
+    x_t, _, condition = inputs(configured(kind), 6)
+    x_t, condition = x_t[:1].expand(6, -1, -1, -1), condition[:1].expand(6)
+    least, less, above, below, more, most = network(
+        x_t, torch.tensor([-36.0, -20.0, -19.0, 19.0, 20.0, 36.0]), condition
+    )
+    assert least.equal(less)
+    assert more.equal(most)
+    assert (above - less).abs().max() > 1e-4
+    assert (below - more).abs().max() > 1e-4
+
+
+@every_shape
+def test_gradients_reach_every_parameter_after_a_few_steps(kind: str, shape: dict[str, object]):
+    run = configured(kind, **shape)
+    network = trained(run)
+    network.zero_grad()
+    network(*inputs(run, 16)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@every_kind
+def test_bf16_predicts_the_same_up_to_its_rounding(kind: str):
     run = configured(kind)
-    before, after = build(run, seed=0), trained(run)
-    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
-        assert not old.equal(new), name
+    network = trained(run)
+    exact = network(*inputs(run))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(*inputs(run))
+    assert 0 < (rounded.float() - exact).norm() < 0.03 * exact.norm()  # an epsilon is 0.008
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@every_kind
 def test_examples_of_a_batch_do_not_mix(kind: str):
     run = configured(kind)
     network = trained(run)
@@ -119,7 +189,7 @@ def test_examples_of_a_batch_do_not_mix(kind: str):
         torch.testing.assert_close(alone, together[row], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@every_kind
 def test_initial_weights_follow_from_the_seed_and_leave_the_global_generator_alone(kind: str):
     run, before = configured(kind), torch.get_rng_state()
     first, again, other = (build(run, seed).state_dict() for seed in (0, 0, 1))
@@ -128,7 +198,7 @@ def test_initial_weights_follow_from_the_seed_and_leave_the_global_generator_alo
     assert any(not first[name].equal(other[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@every_kind
 def test_networks_are_laid_out_channels_last(kind: str):
     weights = [p for p in build(configured(kind)).parameters() if p.ndim == 4]
     assert weights

@@ -17,12 +17,13 @@ import torch
 from ray_diffusion import config as configs
 from ray_diffusion.data.order import Order
 from ray_diffusion.data.reader import Dataset
+from ray_diffusion.diffusion.levels import levels_at
 from ray_diffusion.diffusion.objective import denoising_loss
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.models.pixels import encode
 from ray_diffusion.tracking.spool import Spool
 from ray_diffusion.training.state import initial_state
-from ray_diffusion.training.step import train_step
+from ray_diffusion.training.step import objective_of, train_step
 
 ROUNDS, STEPS = 7, 8
 
@@ -55,12 +56,11 @@ def main() -> None:
     )
     batch = next(batches)
     x0, noise = encode(batch.images), torch.randn(batch.images.shape)
-    logsnr = table[torch.randint(len(table), (len(x0),))]
+    timesteps = torch.randint(len(table), (len(x0),))
+    levels = levels_at(config.diffusion.timestep_sampling, table, timesteps)
 
     def network() -> None:
-        loss = denoising_loss(
-            state.network, x0, batch.labels, logsnr, noise, config.diffusion.prediction_type
-        )
+        loss = denoising_loss(state.network, x0, batch.labels, levels, noise, objective_of(config))
         loss.mean().backward()
 
     with tempfile.TemporaryDirectory() as scratch:

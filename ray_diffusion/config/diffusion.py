@@ -100,9 +100,9 @@ class Sampler(Values):
         "euler_maruyama",
         "predictor_corrector",
         "langevin",
-    ] = Field(default="ddim", description="Reverse process.", json_schema_extra=MAY_CHANGE)
+    ] = Field(default="dpmpp_2m", description="Reverse process.", json_schema_extra=MAY_CHANGE)
     num_inference_steps: Int = Field(
-        default=50,
+        default=15,
         ge=1,
         le=10_000,
         description="Network evaluations per image.",
@@ -110,7 +110,7 @@ class Sampler(Values):
     )
     grid: Literal["trailing", "leading", "linspace", "uniform_logsnr", "karras", "geometric"] = (
         Field(
-            default="trailing",
+            default="karras",
             description="Where on the schedule the steps lie.",
             json_schema_extra=MAY_CHANGE,
         )

@@ -73,16 +73,16 @@ BROKEN = {
     ),
     "variance of a solver": (
         ["sampler.variance=analytic"],
-        "sampler.variance: only sampler.solver=ddpm has a choice of variance, got ddim",
+        "sampler.variance: only sampler.solver=ddpm has a choice of variance, got dpmpp_2m",
     ),
     "eta": (
         ["sampler.eta=0.5", "sampler.solver=heun"],
         "sampler.eta: only sampler.solver=ddim has an eta, got heun",
     ),
     "num_inference_steps": (
-        ["diffusion.num_train_timesteps=20"],
-        "sampler.num_inference_steps: must be at most diffusion.num_train_timesteps, 20, "
-        "on sampler.grid=trailing, got 50",
+        ["diffusion.num_train_timesteps=10", "sampler.grid=trailing"],
+        "sampler.num_inference_steps: must be at most diffusion.num_train_timesteps, 10, "
+        "on sampler.grid=trailing, got 15",
     ),
     "geometric": (
         ["sampler.grid=geometric", "sampler.num_inference_steps=500"],

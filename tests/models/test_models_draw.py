@@ -97,7 +97,8 @@ def test_a_run_samples_along_its_grid_with_its_number_of_evaluations(grid: str, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_solvers_step_in_the_scale_of_the_family(family: str):
-    options = solver_options(configured(**{"diffusion.family": family, "sampler.eta": 0.5}))
+    keys = {"diffusion.family": family, "sampler.solver": "ddim", "sampler.eta": 0.5}
+    options = solver_options(configured(**keys))
     assert options.signal is FAMILIES[family].signal
     assert options.eta == 0.5
     assert not options.upper_variance

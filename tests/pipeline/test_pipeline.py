@@ -124,7 +124,7 @@ def test_the_sampler_may_be_changed_and_none_leaves_it(trained: Path):
 
 
 @pytest.mark.parametrize(
-    "sampler", [{"solver": "dddim"}, {"num_inference_steps": 0}, {"num_inference_steps": 1001}]
+    "sampler", [{"solver": "dddim"}, {"num_inference_steps": 0}, {"num_inference_steps": 10_001}]
 )
 def test_a_sampler_that_cannot_be_is_a_config_error(trained: Path, sampler: dict[str, object]):
     with pytest.raises(ConfigError) as error:

@@ -87,7 +87,7 @@ def print_choice(found: dict[str, Found]) -> None:
 
 def plot(found: dict[str, Found], path: Path) -> None:
     """The distance of each solver against its evaluations, beside the floor of real images."""
-    figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12, 5.2), dpi=100, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     noiseless = [row for row, changes in ROWS.items() if not SOLVERS[changes["solver"]].stochastic]
     noisy = [row for row in ROWS if row not in noiseless]
@@ -122,7 +122,7 @@ def draw_lines(axes: Axes, found: dict[str, Found], rows: list[str]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
         print_table(found, figure, form)
         print(f"\nReal images: {real[f'{figure} real']:.3f}.")
     print_choice(found)
-    plot(found, Path(options.get("picture", "docs/pictures/samplers.png")))
+    plot(found, Path(options.get("picture", "docs/images/samplers.png")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A dataset split as batches, in the order of ``order.py``."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -71,7 +71,16 @@ class Dataset:
 
     def read(self, start: int, stop: int) -> Batch:
         """The examples ``[start, stop)`` of the split in the order of its shards."""
-        at = np.arange(start, min(stop, len(self)))
+        return self.at(range(start, min(stop, len(self))))
+
+    def spread(self, count: int) -> list[int]:
+        """So many positions evenly spread over the split; all of them where it has less."""
+        count = min(count, len(self))
+        return [i * len(self) // count for i in range(count)]
+
+    def at(self, positions: Sequence[int]) -> Batch:
+        """The examples at some positions of the split, in the order of its shards."""
+        at = np.asarray(positions, dtype=np.int64)
         shards = np.searchsorted(self._ends, at, side="right")
         indices = at - np.where(shards > 0, self._ends[shards - 1], 0)
         return self._fetch(shards, indices, at, np.zeros(len(at), bool))

@@ -38,11 +38,9 @@ def likelihood(
     Returns:
         The bound of the chain of 100 steps from logsnr -10 to 9 in its parts, and the flow's.
     """
-    count = min(len(val), MOST_IMAGES)
-    positions = [i * len(val) // count for i in range(count)]
-    examples = [val.read(position, position + 1) for position in positions]
-    x0 = encode(torch.cat([example.images for example in examples]).to(device))
-    labels = torch.cat([example.labels for example in examples]).to(device)
+    positions = val.spread(MOST_IMAGES)
+    batch = val.at(positions)
+    x0, labels = encode(batch.images.to(device)), batch.labels.to(device)
     asked = labels if classes else torch.zeros_like(labels)
     levels = torch.linspace(NOISIEST, CLEANEST, CHAIN_LEVELS)
     bound = discrete_vlb(denoiser, x0, asked, levels, SEED, positions)
@@ -51,6 +49,6 @@ def likelihood(
         along = torch.linspace(NOISIEST, CLEANEST, FLOW_LEVELS)
         values.append(ode_bpd(denoiser, x0, asked, along, SEED, positions))
     return {
-        name: Figure(float(value.mean()), None, count, meaning, "lower")
+        name: Figure(float(value.mean()), None, len(positions), meaning, "lower")
         for (name, meaning), value in zip(MEANINGS.items(), values, strict=False)
     }

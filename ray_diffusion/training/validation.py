@@ -31,18 +31,15 @@ PREVIEW_COLUMNS = 10
 
 
 def _batches(
-    dataset: Dataset, count: int, device: torch.device, classes: int
+    dataset: Dataset, positions: list[int], device: torch.device, classes: int
 ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """This worker's share of images, labels and positions, spread evenly over the split."""
+    """This worker's share of images, labels and positions."""
     rank, world = rank_and_world()
-    positions = [i * len(dataset) // count for i in range(count)]
-    for start in range(rank * BATCH, count, world * BATCH):
+    for start in range(rank * BATCH, len(positions), world * BATCH):
         chosen = positions[start : start + BATCH]
-        examples = [dataset.read(position, position + 1) for position in chosen]
-        images = torch.cat([example.images for example in examples])
-        labels = torch.cat([example.labels for example in examples])
-        labels = labels if classes else torch.zeros_like(labels)
-        yield encode(images.to(device)), labels.to(device), chosen
+        batch = dataset.at(chosen)
+        labels = batch.labels if classes else torch.zeros_like(batch.labels)
+        yield encode(batch.images.to(device)), labels.to(device), chosen
 
 
 @torch.no_grad()
@@ -64,7 +61,7 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
     """
     device, classes = table.device, config.model.num_classes or 0
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    for x0, labels, positions in _batches(dataset, len(dataset), device, classes):
+    for x0, labels, positions in _batches(dataset, dataset.spread(len(dataset)), device, classes):
         noise = per_example_noise("validation noise", 0, positions, x0.shape[1:], device)
         timesteps = [
             int(torch.randint(len(table), (), generator=generator("validation timestep", i)))
@@ -99,9 +96,9 @@ def errors_at(
         Mean errors, shape ``(len(levels),)``, float64, the same on every worker.
     """
     device, classes = next(average.parameters()).device, config.model.num_classes or 0
-    model, count = denoiser_of(average, config), min(len(dataset), MOST_PROFILED)
+    model, chosen = denoiser_of(average, config), dataset.spread(MOST_PROFILED)
     total = torch.zeros(len(levels), dtype=torch.float64, device=device)
-    for x0, labels, positions in _batches(dataset, count, device, classes):
+    for x0, labels, positions in _batches(dataset, chosen, device, classes):
         condition = torch.full_like(labels, classes) if hidden else labels
         for k, level in enumerate(levels):
             noise = per_example_noise(
@@ -110,7 +107,7 @@ def errors_at(
             logsnr = torch.full((len(x0),), float(level), dtype=torch.float64, device=device)
             total[k] += eps_error(model, x0, condition, logsnr, noise).sum()
     sum_over_workers([total])
-    return total.cpu() / count
+    return total.cpu() / len(chosen)
 
 
 def validate(

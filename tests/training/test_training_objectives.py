@@ -122,8 +122,10 @@ def test_a_large_split_is_profiled_by_images_spread_over_it(
     run: Config, val: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[int] = []
-    original = val.read
-    monkeypatch.setattr(val, "read", lambda a, b: (read.append(a), original(a, b))[1])
+    original = val.at
+    monkeypatch.setattr(
+        val, "at", lambda positions: (read.extend(positions), original(positions))[1]
+    )
     monkeypatch.setattr(validation, "MOST_PROFILED", 5)
     errors_at((0,), Silent(), val, run, hidden=True)
     assert read == [0, 20, 40, 60, 80]

@@ -21,6 +21,7 @@ grids                     the noise levels that a sampler visits
 sampling                  noise -> images by a solver along a grid
 editing                   image to image, inpainting, restoration, interpolation
 likelihood                how probable a model finds images: the bound, the probability flow
+interpolation             values between known ones
 random                    counter-based generators: a draw depends on its name alone
 ========================  ==========================================================
 """

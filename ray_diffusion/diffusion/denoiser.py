@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ray_diffusion.diffusion.gaussian import per_example
+from ray_diffusion.diffusion.interpolation import interpolated
 from ray_diffusion.diffusion.objective import Network
 from ray_diffusion.diffusion.parameterization import network_input, to_x0
-from ray_diffusion.diffusion.variance import interpolated, learned_x0_variance
+from ray_diffusion.diffusion.variance import learned_x0_variance
 
 
 class Estimate(NamedTuple):

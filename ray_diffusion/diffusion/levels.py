@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ray_diffusion.diffusion.interpolation import interpolated
+
 # Of log sigma: where Karras et al. 2022 (arXiv:2206.00364) found that learning pays.
 LOG_SIGMA_MEAN, LOG_SIGMA_SD = -1.2, 1.2
 
@@ -71,11 +73,8 @@ def _rand(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _position(table: Tensor, logsnr: Tensor) -> Tensor:
     """Where in the table a level lies; the nearest end for levels beyond it."""
-    rising = table.flip(0)
-    logsnr = logsnr.clamp(rising[0], rising[-1])
-    upper = torch.searchsorted(rising, logsnr).clamp(1, len(table) - 1)
-    share = (logsnr - rising[upper - 1]) / (rising[upper] - rising[upper - 1])
-    return len(table) - 1 - (upper - 1 + share)
+    falling = torch.arange(len(table) - 1, -1, -1, dtype=torch.float64, device=table.device)
+    return interpolated(logsnr, table.flip(0), falling)
 
 
 def _at(table: Tensor, position: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ray_diffusion.diffusion.denoiser import Denoiser, with_x0_variance
 from ray_diffusion.diffusion.gaussian import add_noise
-from ray_diffusion.diffusion.variance import interpolated
+from ray_diffusion.diffusion.interpolation import interpolated
 
 PROFILE_LEVELS = tuple(range(-9, 10))
 SCORE_LEVELS = tuple(range(-6, 5))

@@ -105,20 +105,3 @@ def step_kl(x0: Tensor, x0_hat: Tensor, raw: Tensor, logsnr_t: Tensor, logsnr_s:
     gap = per_example(at.x0_weight**2 / at.beta_tilde, x0) * (x0 - x0_hat).square()
     kl = (log_ratio.exp() * (1 + gap) - 1 - log_ratio) / 2
     return kl.flatten(1).mean(1)
-
-
-def interpolated(logsnr: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """Values known at some levels, linearly in between and constant beyond.
-
-    Args:
-        logsnr: Where, shape ``(B,)``.
-        levels: Where they are known, increasing, shape ``(K,)``.
-        values: Shape ``(K,)``.
-
-    Returns:
-        Shape ``(B,)``, float64.
-    """
-    x = logsnr.double().clamp(levels[0], levels[-1])
-    upper = torch.searchsorted(levels, x).clamp(1, len(levels) - 1)
-    share = (x - levels[upper - 1]) / (levels[upper] - levels[upper - 1])
-    return (1 - share) * values[upper - 1] + share * values[upper]

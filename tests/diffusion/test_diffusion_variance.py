@@ -7,11 +7,11 @@ from tables import table
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from ray_diffusion.diffusion.interpolation import interpolated
 from ray_diffusion.diffusion.random import generator
 from ray_diffusion.diffusion.schedule import from_betas
 from ray_diffusion.diffusion.solvers import Visit, ddpm_step, nowhere
 from ray_diffusion.diffusion.variance import (
-    interpolated,
     learned_log_variance,
     learned_x0_variance,
     posterior,

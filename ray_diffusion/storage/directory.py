@@ -1,138 +1,31 @@
-"""Directories in any storage that fsspec reaches, and the seal that makes a directory whole.
+"""A directory in any storage that fsspec reaches."""
 
-A sealed directory holds a ``manifest.json`` with the bytes and SHA-256 of each of its files,
-written last: no valid manifest, no directory. That is the only commit protocol of this project,
-because object stores have no rename and an interrupted ``open(..., "wb")`` publishes half a file.
-"""
-
-import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec
 
-from ray_diffusion.errors import StorageError
+from ray_diffusion.storage.places import absolute, explained, is_local
+from ray_diffusion.storage.seal import MANIFEST, damage, listed, seal
 
-MANIFEST = "manifest.json"
 
+class Stored(NamedTuple):
+    """A file found in a directory.
 
-def absolute(url: str) -> str:
-    """A location that means the same in every process.
-
-    Args:
-        url: A URL, or a local path, which may be relative or start with ``~``.
-
-    Returns:
-        The URL as it is; a path, or what ``file://`` stands before, as an absolute path.
+    Attributes:
+        name: Its path below the directory, with forward slashes.
+        bytes: Its size.
+        stamp: Another one after each change, as far as the storage tells.
     """
-    url = url.removeprefix("file://")
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
-
-def is_local(url: str) -> bool:
-    """Whether a location is a path on this machine rather than a URL."""
-    return "://" not in url
-
-
-def cache_dir() -> Path:
-    """Where what can be made again is kept: ``$XDG_CACHE_HOME/ray_diffusion``, or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ray_diffusion"
-
-
-@contextmanager
-def explained(action: str, url: str) -> Iterator[None]:
-    """Turn what a store's client raises, of whatever class, into one line for the user.
-
-    Args:
-        action: What is being done, as it follows "cannot".
-        url: To what.
-
-    Raises:
-        StorageError: If the block raises.
-    """
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"cannot {action} {url}: {' '.join(reason.split())}") from error
-
-
-def make_cache_dir(name: str) -> Path:
-    """One of the cache's directories, made if there is none yet.
-
-    Args:
-        name: Its name below ``cache_dir()``.
-
-    Returns:
-        Its path.
-
-    Raises:
-        StorageError: If it cannot be made; the line says what to set.
-    """
-    path = cache_dir() / name
-    with explained("make the cache directory (set XDG_CACHE_HOME)", str(path)):
-        path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def digest(path: Path) -> dict[str, int | str]:
-    """Bytes and SHA-256 of a file, as a manifest lists them."""
-    with path.open("rb") as file:
-        return {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
-
-
-def seal(directory: Path) -> None:
-    """Write the manifest of a finished local directory.
-
-    Args:
-        directory: Holds plain files only.
-    """
-    files = {p.name: digest(p) for p in sorted(directory.iterdir()) if p.name != MANIFEST}
-    (directory / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=1))
-
-
-def _listed(manifest: bytes) -> dict[str, object] | None:
-    """The files that a manifest lists, or None if it is damaged."""
-    try:
-        files: dict[str, object] = dict(json.loads(manifest)["files"].items())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    # Plain names only: a path could lead out of the directory.
-    return files if all(name == os.path.basename(name) for name in files) else None
-
-
-def damage(directory: Path) -> str | None:
-    """What is wrong with a sealed local directory.
-
-    Args:
-        directory: A directory that should hold a manifest and all it lists.
-
-    Returns:
-        None if every file is as the manifest says, else the first difference in words.
-    """
-    try:
-        files = _listed((directory / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        return f"has no {MANIFEST}"
-    if files is None:
-        return f"has a damaged {MANIFEST}"
-    for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
-            return f"lacks {name}"
-        if digest(path) != expected:
-            return f"has a damaged {name}"
-    return None
+    name: str
+    bytes: int
+    stamp: str
 
 
 class Directory:
@@ -175,6 +68,45 @@ class Directory:
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return content
+
+    def read_range(self, name: str, offset: int, size: int) -> bytes:
+        """Some bytes of a file.
+
+        Raises:
+            StorageError: If they cannot be read, also where there is no such file.
+        """
+        with explained("read", f"{self.url}/{name}"):
+            content: bytes = self._fs.cat_file(
+                f"{self._root}/{name}", start=offset, end=offset + size
+            )
+        return content
+
+    def get(self, name: str, path: Path) -> bool:
+        """Bring a file to this machine.
+
+        Args:
+            name: Which.
+            path: Where to; overwritten, and worthless if this raises.
+
+        Returns:
+            Whether there is such a file.
+        """
+        with explained("read", f"{self.url}/{name}"):
+            try:
+                self._fs.get_file(f"{self._root}/{name}", str(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def walk(self) -> Iterator[Stored]:
+        """All files of the directory and those below it, sorted by name."""
+        with explained("list", self.url):
+            self._fs.invalidate_cache(self._root)
+            found = self._fs.find(self._root, detail=True)
+        prefix = len(self._root.rstrip("/")) + 1
+        for path, facts in sorted(found.items()):
+            changed = next((facts[k] for k in ("ETag", "mtime", "created") if facts.get(k)), "")
+            yield Stored(path[prefix:], int(facts["size"] or 0), str(changed))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a whole file, or nothing: readers never see half of it."""
@@ -229,15 +161,12 @@ class Directory:
             return f"has no {MANIFEST}"
         into.mkdir(parents=True, exist_ok=True)
         (into / MANIFEST).write_bytes(content)
-        files = _listed(content)
+        files = listed(content)
         if files is None:
             return f"has a damaged {MANIFEST}"
-        with explained("read", source.url):
-            for file in files:
-                try:
-                    self._fs.get_file(f"{source._root}/{file}", str(into / file))
-                except FileNotFoundError:
-                    return f"lacks {file}"
+        for file in files:
+            if not source.get(file, into / file):
+                return f"lacks {file}"
         return damage(into)
 
     def remove(self, name: str) -> None:

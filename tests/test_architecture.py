@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "ray_diffusion"
 CORE = {"config", "errors"}
 ROOMS_BELOW_CLUSTER = {
     *CORE,
+    "page",
     *("storage", "diffusion", "models", "data", "training", "evaluation", "pipeline", "tracking"),
 }
 VERBS = {"train", "pack", "sample", "evaluate", "__main__", "__init__"}
@@ -19,14 +20,21 @@ VERBS = {"train", "pack", "sample", "evaluate", "__main__", "__init__"}
 # room: (rooms that it may import, packages that it may import beside the standard library)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
+    "page": (set(), set()),
     "storage": ({"errors"}, {"fsspec"}),
     "config": ({"errors"}, {"pydantic", "pydantic_core", "annotated_types", "ruamel"}),
     "diffusion": ({"errors"}, {"torch"}),
     "models": ({*CORE, "diffusion"}, {"torch", "safetensors"}),
-    "data": ({*CORE, "storage"}, {"torch", "numpy", "webdataset", "fsspec", "PIL", "sklearn"}),
+    "data": (
+        {*CORE, "storage", "page"},
+        {
+            *("torch", "numpy", "webdataset", "fsspec", "PIL", "sklearn"),
+            *("pyarrow", "datasets", "pydantic"),
+        },
+    ),
     "training": ({*CORE, "storage", "diffusion", "models", "data"}, {"torch", "safetensors"}),
     "evaluation": (
-        {*CORE, "storage", "diffusion", "models", "data"},
+        {*CORE, "storage", "page", "diffusion", "models", "data"},
         {"torch", "numpy", "sklearn", "safetensors"},
     ),
     "pipeline": (

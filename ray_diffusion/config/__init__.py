@@ -21,7 +21,7 @@ from ray_diffusion.config.schema import Config
 from ray_diffusion.config.strict_yaml import Document
 from ray_diffusion.config.strict_yaml import parse as parse_yaml
 from ray_diffusion.config.tree import differences, flatten, leaves, nest
-from ray_diffusion.config.values import Bool, Float, Int, Values
+from ray_diffusion.config.values import Bool, Float, Int, StorageOptions, Values
 
 __all__ = [
     "Bool",
@@ -30,6 +30,7 @@ __all__ = [
     "Float",
     "Int",
     "Options",
+    "StorageOptions",
     "Values",
     "command_line",
     "differences",

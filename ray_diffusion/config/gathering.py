@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -168,7 +169,8 @@ def _as_flag(key: str, field: FieldInfo) -> str:
 
 
 def _is_text(field: FieldInfo) -> bool:
-    return str in (field.annotation, *get_args(field.annotation))
+    kind = field.annotation
+    return str in (get_args(kind) if isinstance(kind, UnionType) else (kind,))
 
 
 def _is_switch(field: FieldInfo) -> bool:

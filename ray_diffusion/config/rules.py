@@ -39,6 +39,12 @@ RULES: Final = (
         "must be at least cluster.num_workers, {cluster.num_workers}, got {data.global_batch_size}",
     ),
     Rule(
+        ("data.mixture_weights", "data.mixture_urls"),
+        lambda c: len(c.data.mixture_weights) in (0, 1 + len(c.data.mixture_urls)),
+        "must be one for data.dataset_url and one for each of data.mixture_urls, "
+        "got {data.mixture_weights}",
+    ),
+    Rule(
         ("model.channels",),
         lambda c: c.model.channels % 8 == 0,
         "must be a multiple of 8, got {model.channels}",

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, ByteSize, Field
 
 from ray_diffusion.config.diffusion import Diffusion, Sampler
-from ray_diffusion.config.values import MAY_CHANGE, Bool, Float, Int, Values
+from ray_diffusion.config.values import MAY_CHANGE, Bool, Float, Int, StorageOptions, Values
 
 # Checkpoint directories carry the count of images in 12 digits.
 MOST_IMAGES: Final = 10**12 - 1
@@ -55,6 +55,12 @@ class Run(Values):
         description="Where runs are kept: a local path or any fsspec URL, such as s3://bucket/runs.",
         json_schema_extra=MAY_CHANGE,
     )
+    storage_options: StorageOptions = Field(
+        default=(),
+        description="Settings of storage clients, as PROTOCOL.OPTION=VALUE, such as "
+        "s3.endpoint_url=http://minio:9000; credentials belong into the environment.",
+        json_schema_extra=MAY_CHANGE,
+    )
 
 
 class Data(Values):
@@ -64,6 +70,14 @@ class Data(Values):
         default="builtin:digits",
         min_length=1,
         description="A packed dataset's directory or URL, or the name of an embedded source.",
+    )
+    mixture_urls: tuple[Text, ...] = Field(
+        default=(), description="Further datasets whose training images are mixed in."
+    )
+    mixture_weights: tuple[Annotated[Float, Field(gt=0)], ...] = Field(
+        default=(),
+        description="How often an image comes from data.dataset_url, then from each of "
+        "data.mixture_urls, relative to each other; empty: by their numbers of images.",
     )
     image_size: Int = Field(default=8, ge=4, le=1024, description="Height and width in pixels.")
     global_batch_size: Int = Field(
@@ -81,7 +95,19 @@ class Data(Values):
     workers: Int = Field(
         default=0,
         ge=0,
-        description="Threads per training worker that read and decode ahead; 0: when asked.",
+        description="Processes per training worker that read and decode ahead; 0: none. Shards "
+        "are fetched ahead in any case.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    corrupt_policy: Literal["fail", "substitute", "mask"] = Field(
+        default="fail",
+        description="What becomes of an image that cannot be decoded: the run ends, the next good "
+        "one of its shard takes its place, or it gets no weight.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    max_corrupt: Fraction = Field(
+        default=0.001,
+        description="Share of such images beyond which the run ends in any case.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -190,6 +216,12 @@ class Cluster(Values):
         default=3,
         ge=0,
         description="Restarts of the worker group before the run fails.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    forward_env: tuple[Text, ...] = Field(
+        default=(),
+        description="Environment variables that workers on other machines get from the driver, by "
+        "name, such as AWS_SECRET_ACCESS_KEY; their values are written nowhere.",
         json_schema_extra=MAY_CHANGE,
     )
 

@@ -4,10 +4,12 @@ Pydantic alone would read ``true`` as 1 and ``"3"`` as 3; a config that means so
 says is worse than one that is refused, so these types take only what they name.
 """
 
+import re
 from typing import Annotated, Final
 
 from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Strict
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 # Marks keys that say where or how fast a run goes, not what it learns.
 MAY_CHANGE: Final[JsonDict] = {"may_change": True}
@@ -21,6 +23,37 @@ def _without_point(value: object) -> object:
 Int = Annotated[int, Strict(), BeforeValidator(_without_point)]
 Float = Annotated[float, Strict(), AllowInfNan(False)]
 Bool = Annotated[bool, Strict()]
+
+
+SECRET: Final = r"key|secret|token|password|credential|connection_string|sas"
+# The names in a JSON value count as names too, and a URL can hold a password.
+SECRET_VALUE: Final = re.compile(rf'"[^"]*({SECRET})[^"]*"\s*:|://[^/]*@', re.IGNORECASE)
+
+
+def without_secrets(value: object) -> object:
+    """Check a list of ``PROTOCOL.OPTION=VALUE``, and that none is a secret; one may stand alone.
+
+    Raises:
+        PydanticCustomError: If one is neither. The line is for logs, so it repeats no value.
+    """
+    options = [value] if isinstance(value, str) else value
+    form = "each must be PROTOCOL.OPTION=VALUE, such as s3.endpoint_url=http://minio:9000"
+    if not isinstance(options, list | tuple) or not all(isinstance(o, str) for o in options):
+        raise PydanticCustomError("storage_option", form)
+    for option in options:
+        name, _, said = option.partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9]+(\.\w+)+", name) or not said or not said.isprintable():
+            raise PydanticCustomError("storage_option", form)
+        if re.search(SECRET, name.partition(".")[2], re.IGNORECASE) or SECRET_VALUE.search(said):
+            raise PydanticCustomError(
+                "storage_option",
+                "{name} holds a credential; set it in the environment instead",
+                {"name": name},
+            )
+    return options
+
+
+StorageOptions = Annotated[tuple[str, ...], BeforeValidator(without_secrets)]
 
 
 class Values(BaseModel):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import fsspec
 
+from ray_diffusion.storage.options import client_settings
 from ray_diffusion.storage.places import absolute, explained, is_local
 from ray_diffusion.storage.seal import MANIFEST, damage, listed, seal
 
@@ -41,7 +43,7 @@ class Directory:
     def __init__(self, url: str) -> None:
         self.url = absolute(url).rstrip("/")
         with explained("use", self.url):
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, **client_settings(self.url))
 
     def __truediv__(self, name: str) -> "Directory":
         return Directory(f"{self.url}/{name}")
@@ -95,6 +97,8 @@ class Directory:
             try:
                 self._fs.get_file(f"{self._root}/{name}", str(path))
             except (FileNotFoundError, NotADirectoryError):
+                if not path.parent.is_dir():  # it is this machine that lacks something
+                    raise
                 return False
         return True
 
@@ -122,7 +126,8 @@ class Directory:
         with explained("write", f"{self.url}/{name}"):
             if is_local(self.url):  # copying is not atomic on a file system; renaming is
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                temporary = Path(f"{target}.tmp")
+                # Of a name of its own: others may write the same file at the same time.
+                temporary = Path(f"{target}.{uuid.uuid4().hex[:8]}.tmp")
                 try:
                     shutil.copyfile(path, temporary)
                     os.replace(temporary, target)

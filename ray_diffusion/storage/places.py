@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray_diffusion.errors import StorageError
+from ray_diffusion.errors import RayDiffusionError, StorageError
 
 
 def absolute(url: str) -> str:
@@ -44,7 +44,7 @@ def explained(action: str, url: str) -> Iterator[None]:
     """
     try:
         yield
-    except StorageError:
+    except RayDiffusionError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -18,6 +18,11 @@ BROKEN = {
         ["cluster.num_workers=200"],
         "data.global_batch_size: must be at least cluster.num_workers, 200, got 128",
     ),
+    "mixture_weights": (
+        ["data.mixture_urls=[a, b]", "data.mixture_weights=[1, 2]"],
+        "data.mixture_weights: must be one for data.dataset_url and one for each of "
+        "data.mixture_urls, got (1.0, 2.0)",
+    ),
     "channels": (["model.channels=12"], "model.channels: must be a multiple of 8, got 12"),
     "attention_levels": (
         ["model.attention_levels=[0,2]"],

@@ -8,8 +8,11 @@ from ray_diffusion.config.values import MAY_CHANGE
 
 MAY_CHANGE_KEYS = {
     "run.storage_url",
+    "run.storage_options",
     "data.cache_bytes",
     "data.workers",
+    "data.corrupt_policy",
+    "data.max_corrupt",
     "training.checkpoint_every_images",
     "training.keep_checkpoints",
     *(

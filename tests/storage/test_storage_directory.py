@@ -1,6 +1,11 @@
 import errno
 import json
+import os
+import re
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,6 +192,70 @@ def test_removing_takes_files_and_directories_and_does_not_mind_what_is_not_ther
     assert directory.names() == ["keep.txt"]
 
 
+def test_all_files_are_listed_by_name_with_their_size(directory: Directory):
+    assert list(directory.walk()) == []
+    for name in ("b/c/2.bin", "b/10.bin", "b/1.bin", "a.bin"):
+        directory.write(name, name)
+    found = [(file.name, file.bytes) for file in directory.walk()]
+    assert found == [("a.bin", 5), ("b/1.bin", 7), ("b/10.bin", 8), ("b/c/2.bin", 9)]
+    assert [file.name for file in (directory / "b").walk()] == ["1.bin", "10.bin", "c/2.bin"]
+
+
+def test_the_stamp_of_a_changed_file_changes_and_no_other(directory: Directory):
+    directory.write("a", "1")
+    directory.write("b", "1")
+    if (local := directory.local_path()) is not None:
+        os.utime(local / "a", (0, 0))  # lest two writes fall into one tick of the clock
+    before = {file.name: file for file in directory.walk()}
+    assert {file.name: file for file in directory.walk()} == before
+    directory.write("a", "2")  # of the same size
+    after = {file.name: file for file in directory.walk()}
+    assert after["a"].stamp != before["a"].stamp
+    assert after["b"] == before["b"]
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 100), (7, 5), (99, 1), (0, 1), (50, 50)])
+def test_a_part_of_a_file_is_read(directory: Directory, offset: int, size: int):
+    content = bytes(range(100))
+    directory.write("a", content)
+    assert directory.read_range("a", offset, size) == content[offset : offset + size]
+
+
+def test_a_part_of_a_file_that_is_not_there_is_one_line(directory: Directory):
+    directory.write("b", "content")
+    with pytest.raises(StorageError) as error:
+        directory.read_range("a", 0, 1)
+    assert one_line(error).startswith(f"cannot read {directory.url}/a: ")
+
+
+def test_a_file_is_brought_over_another_or_said_to_be_missing(directory: Directory, tmp_path: Path):
+    path = tmp_path / "here"
+    path.write_text("something that was here before and is longer")
+    assert not directory.get("a", path)
+    directory.write("a", "content")
+    assert directory.get("a", path)
+    assert path.read_text() == "content"
+
+
+def test_a_file_that_cannot_be_put_here_is_not_said_to_be_missing_there(
+    directory: Directory, plain_file: Path
+):
+    directory.write("a", "content")
+    with pytest.raises(StorageError) as error:
+        directory.get("a", plain_file / "a")
+    assert one_line(error).startswith(f"cannot read {directory.url}/a: ")
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path):
+    run = Directory(str(tmp_path))
+    contents = [str(i) * 1000 for i in range(8)]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        for _ in pool.map(partial(run.write, "a.txt"), contents * 20):
+            pass
+    assert (run.read("a.txt") or b"").decode() in contents
+    assert run.names() == ["a.txt"]
+
+
 def test_what_is_published_is_fetched_whole(directory: Directory, local: Path, tmp_path: Path):
     directory.publish(local, "checkpoint-1")
     assert directory.fetch("checkpoint-1", tmp_path / "into") is None
@@ -289,3 +358,22 @@ def test_an_unknown_protocol_is_named():
     with pytest.raises(StorageError) as error:
         Directory("s4://bucket/runs")
     assert one_line(error) == "cannot use s4://bucket/runs: Protocol not known: s4"
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "protocol"),
+    [
+        ("s3://b/runs", "s3fs", "s3"),
+        ("gs://b/runs", "gcsfs", "gs"),
+        ("abfs://b/runs", "adlfs", "abfs"),
+    ],
+)
+def test_a_storage_whose_client_is_not_installed_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, url: str, package: str, protocol: str
+):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+    with pytest.raises(StorageError) as error:
+        Directory(url)
+    assert one_line(error).startswith(f"cannot use {url}: ")
+    assert re.search(f"nstall {package} to access", one_line(error))

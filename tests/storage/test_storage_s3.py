@@ -1,56 +1,28 @@
 """The same directories in an object store: a real S3 client against a server on this machine."""
 
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from chaos_proxy import ChaosProxy
 
-from ray_diffusion.data.pack import pack
-from ray_diffusion.data.reader import Dataset
-from ray_diffusion.errors import StorageError
+from ray_diffusion.config.schema import Data
+from ray_diffusion.data.manifest import read_manifest
+from ray_diffusion.data.training_set import open_training_set
+from ray_diffusion.errors import RayDiffusionError, StorageError
 from ray_diffusion.storage import Directory
 
-SERVER = "from moto.server import main; main()"
+pytest_plugins = ["object_store"]
 
-# botocore and moto call what newer Pythons deprecate.
+# botocore calls what newer Pythons deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    patch = pytest.MonkeyPatch()
-    try:
-        assert server.stderr is not None
-        while "Running on" not in (line := server.stderr.readline()):
-            assert line, "the S3 server ended"
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-        }.items():
-            patch.setenv(name, value)
-        import s3fs
-
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-    finally:
-        patch.undo()
-        server.kill()
-        server.communicate()
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_a_published_directory_comes_back_whole(bucket: str, tmp_path: Path):
@@ -67,18 +39,106 @@ def test_a_published_directory_comes_back_whole(bucket: str, tmp_path: Path):
     assert run.names() == []
 
 
-def test_a_dataset_in_a_bucket_reads_like_one_on_disk(bucket: str, tmp_path: Path):
-    pack("digits", f"{bucket}/digits", 8)
-    pack("digits", str(tmp_path / "digits"), 8)
-    remote, local = (
-        Dataset(url, "val", 8, 2**30) for url in (f"{bucket}/digits", str(tmp_path / "digits"))
-    )
-    assert remote.manifest == local.manifest
-    assert remote.read(0, 50).images.equal(local.read(0, 50).images)
-    remote.close()
-    local.close()
+def test_files_are_listed_with_their_size_and_a_stamp_that_changes_with_them(bucket: str):
+    directory = Directory(f"{bucket}/run")
+    for name in ("b/2.bin", "b/1.bin", "a.bin"):
+        directory.write(name, name * 2)
+    first = list(directory.walk())
+    assert [(file.name, file.bytes) for file in first] == [
+        ("a.bin", 10),
+        ("b/1.bin", 14),
+        ("b/2.bin", 14),
+    ]
+    assert list(directory.walk()) == first
+    directory.write("b/1.bin", "B/1.BIN" * 2)
+    assert [old.name for old, new in zip(first, directory.walk(), strict=True) if old != new] == [
+        "b/1.bin"
+    ]
 
 
-def test_a_bucket_that_does_not_exist_is_one_line_and_is_not_made(bucket: str):
-    with pytest.raises(StorageError, match="cannot write s3://nothing-here/run"):
-        Directory("s3://nothing-here/run").check_writable()
+def test_a_part_of_a_file_is_read_alone(bucket: str):
+    directory = Directory(f"{bucket}/run")
+    directory.write("a", bytes(range(100)))
+    assert directory.read_range("a", 7, 5) == bytes(range(7, 12))
+    with pytest.raises(StorageError, match="cannot read s3://bucket/run/b: "):
+        directory.read_range("b", 7, 5)
+
+
+def test_a_file_is_brought_to_this_machine_or_said_to_be_missing(bucket: str, tmp_path: Path):
+    directory = Directory(f"{bucket}/run")
+    directory.write("a", b"content")
+    assert directory.get("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"content"
+    assert not directory.get("b", tmp_path / "b")
+    with pytest.raises(StorageError, match="No such file or directory"):
+        directory.get("a", tmp_path / "nowhere" / "a")
+
+
+ACTIONS: dict[str, Callable[[str], object]] = {
+    "read {}/a": lambda url: Directory(url).read("a"),
+    "read {}/b": lambda url: Directory(url).read_range("b", 0, 1),
+    "list {}": lambda url: Directory(url).names(),
+    "list {}/sub": lambda url: list((Directory(url) / "sub").walk()),
+    "write {}/.probe-": lambda url: Directory(url).check_writable(),
+    "read {}/data/manifest.json": lambda url: read_manifest(f"{url}/data"),
+    "read {}/set/manifest.json": lambda url: open_training_set(Data(dataset_url=f"{url}/set")),
+}
+
+
+def problem(do: Callable[[str], object], url: str) -> str:
+    """What is said where something cannot be done."""
+    with pytest.raises(RayDiffusionError) as error:
+        do(url)
+    assert error.value.exit_code == 3
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def reasons(url: str) -> set[str]:
+    """Why nothing at all can be done."""
+    found = set()
+    for action, do in ACTIONS.items():
+        what, reason = problem(do, url).split(": ", 1)
+        assert what.startswith(f"cannot {action.format(url)}")
+        found.add(reason.partition(' "http')[0])
+    return found
+
+
+def test_an_endpoint_that_cannot_be_reached_is_one_line(bucket: str, proxy: ChaosProxy):
+    proxy.stop()
+    assert reasons(bucket) == {"Could not connect to the endpoint URL:"}
+
+
+@pytest.mark.usefixtures("strict")
+def test_unknown_credentials_are_one_line(bucket: str):
+    unknown = "The AWS Access Key Id you provided does not exist in our records."
+    assert reasons(bucket) == {unknown, "Forbidden"}  # a HEAD's answer has no room for words
+
+
+def test_missing_credentials_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    assert reasons(bucket) == {"Unable to locate credentials"}
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_does_not_exist_is_one_line_and_is_not_made():
+    url = "s3://nothing-here/run"
+    for _ in range(2):
+        line = problem(lambda url: Directory(url).check_writable(), url)
+        assert line.startswith(f"cannot write {url}/.probe-")
+        assert line.endswith(": The specified bucket does not exist")
+    for do in (read_manifest, lambda url: open_training_set(Data(dataset_url=url))):
+        assert problem(do, url).startswith(f"{url} is not a dataset: it has no manifest.json; ")
+
+
+def test_the_users_own_client_settings_come_first(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    def settings() -> dict[str, Any]:
+        return Directory(bucket)._fs.config_kwargs
+
+    ours = {"retries": {"total_max_attempts": 3}, "connect_timeout": 3, "max_pool_connections": 32}
+    assert settings() == ours
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "7")
+    assert settings()["retries"] == {"total_max_attempts": 7}
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"connect_timeout": 60}})
+    assert settings() == ours | {"retries": {"total_max_attempts": 7}, "connect_timeout": 60}

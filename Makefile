@@ -40,7 +40,7 @@ mlflow: $(VENV)/.installed
 # Resolves everything anew in an empty environment and writes down what came of it.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install -qq $(PINS) ".[s3,bayes,diffusers,dev]"
+	build/lock/bin/pip install -qq $(PINS) ".[s3,hf,bayes,diffusers,dev]"
 	echo "# Exact versions of everything; made by \`make lock\`." > constraints.txt
 	build/lock/bin/pip freeze --exclude ray-diffusion | sed 's/+cpu$$//' >> constraints.txt
 	rm -rf build/lock

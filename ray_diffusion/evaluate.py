@@ -131,13 +131,11 @@ def _with_errors(report: "Report", drawer: "Pipeline", val: "Dataset", flow: boo
 
 def _splits(drawer: "Pipeline", dataset_url: str | None) -> tuple["Dataset", "Dataset"]:
     """The dataset's splits, if its images are of the model's kind."""
-    from ray_diffusion.data.reader import Dataset
+    from ray_diffusion.data.training_set import open_split
 
     data, model = drawer.config.data, drawer.config.model
-    url = dataset_url or data.dataset_url
-    train, val = (
-        Dataset(url, split, data.image_size, data.cache_bytes) for split in ("train", "val")
-    )
+    data = data.model_copy(update={"dataset_url": dataset_url or data.dataset_url})
+    train, val = (open_split(data, split) for split in ("train", "val"))
     manifest = train.manifest
     for what, has, wants in (
         ("channels", manifest.channels, model.image_channels),

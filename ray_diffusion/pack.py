@@ -1,51 +1,247 @@
-"""Pack images into a dataset: webdataset shards and a manifest, in any storage."""
+"""Pack images into a dataset: webdataset shards and a manifest, in any storage.
+
+The source is builtin:digits|shapes|photos, a folder (of folders, one for each class), a table
+(.csv .tsv .jsonl .parquet), webdataset .tar files or hf:NAME, on this machine or at any fsspec URL.
+A packer that was killed goes on when the same command is typed again.
+
+Three more commands look at shards that are packed; each has its own --help:
+
+  python -m ray_diffusion.pack index URL     make a dataset of foreign webdataset shards, in place
+  python -m ray_diffusion.pack verify URL    read every shard again and compare it to the manifest
+  python -m ray_diffusion.pack stats URL     print what a dataset holds
+"""
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ray_diffusion import config, errors
+from ray_diffusion.data.packing.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ray_diffusion.data.packing.stages import Progress, Runner
+
+FEW = 5_000  # images that are not worth starting Ray for
 
 
-class PackRequest(config.Values):
+class Place(config.Values):
     """What to pack, and where to."""
 
-    source: str = Field(default="builtin:digits", description="A built-in image set.")
+    source: str = Field(default="builtin:digits", description="Where the images come from.")
     out: str = Field(description="The dataset's directory: a path or fsspec URL.")
-    image_size: config.Int = Field(default=8, ge=4, le=1024, description="Side in pixels.")
-    val_fraction: config.Float = Field(
-        default=0.2, gt=0, lt=1, description="Share of images kept for validation."
+    num_examples: config.Int | None = Field(
+        default=None, ge=1, description="Pack so many of the images; null: all."
     )
-    examples_per_shard: config.Int = Field(default=512, ge=1, description="Images per shard.")
+    image_column: str | None = Field(
+        default=None, description="Of a table: the image, its path or URL; null: by common names."
+    )
+    label_column: str | None = Field(default=None, description="Likewise: its class.")
+    caption_column: str | None = Field(default=None, description="Likewise: a text about it.")
+    key_column: str | None = Field(default=None, description="Likewise: its name, without dots.")
+    split_column: str | None = Field(default=None, description="Likewise: train, val or test.")
+    group_column: str | None = Field(
+        default=None, description="Likewise: images of one group share a split."
+    )
+
+
+class Reach(config.Values):
+    """How stores are reached."""
+
+    storage_options: config.StorageOptions = Field(
+        default=(), description="As run.storage_options: PROTOCOL.OPTION=VALUE, ..."
+    )
+    forward_env: tuple[str, ...] = Field(
+        default=(), description="As cluster.forward_env: variables that tasks on Ray get, by name."
+    )
+
+
+class PackRequest(Reach, Recipe, Place):
+    """What to pack, where to, and how."""
+
+    workers: config.Int | None = Field(
+        default=None,
+        ge=1,
+        description="Tasks under way at once: 1 in this process, more on Ray; null: 1 for up to "
+        f"{FEW:,} images, else as many as the cluster has CPUs.",
+    )
+    overwrite: config.Bool = Field(default=False, description="Replace a dataset that is there.")
+    dry_run: config.Bool = Field(
+        default=False, description="Count, look at a sample of the images, and write nothing."
+    )
+
+
+class Shards(config.Values):
+    """Which shards are meant."""
+
+    url: str = Field(description="The directory of the shards: a path or fsspec URL.")
+
+
+class StatsRequest(Reach, Shards):
+    """Which dataset is described."""
+
+
+class VerifyRequest(StatsRequest):
+    """Which dataset is read again."""
+
+    workers: config.Int = Field(
+        default=1, ge=1, description="Shards under way at once: 1 in this process, more on Ray."
+    )
+
+
+class IndexRequest(VerifyRequest):
+    """Which shards become a dataset."""
+
+    val_fraction: config.Float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of the shards kept for validation, if no shard's name says val.",
+    )
+    overwrite: config.Bool = Field(default=False, description="Replace a manifest that is there.")
 
 
 def main(argv: list[str]) -> None:
-    """Pack a source.
+    """Pack a source, or look at shards that are packed.
 
     Args:
-        argv: ``source=builtin:NAME out=URL [key=value ...]``.
+        argv: ``source=LOCATION out=URL [key=value ...]``, or ``index|verify|stats URL ...``.
     """
-    request = config.request(argv, PackRequest, verb="pack", doc=__doc__)
-    from ray_diffusion.data.builtin import source_name
-    from ray_diffusion.data.pack import pack
+    command = COMMANDS.get(argv[0]) if argv else None
+    if command is None:
+        _act(_pack, config.request(argv, PackRequest, verb="pack", doc=__doc__))
+    else:
+        model, act = command
+        verb = f"pack {argv[0]}"
+        _act(act, config.request(argv[1:], model, verb=verb, doc=act.__doc__, positional=["url"]))
+
+
+def _act(act: Callable[[Any], None], request: Reach) -> None:
+    from ray_diffusion.storage import options
+
+    options.use(request.storage_options)
+    act(request)
+
+
+def _pack(request: PackRequest) -> None:
+    from ray_diffusion.data.packing.inputs import Columns, open_source
+    from ray_diffusion.data.packing.pack import REPORT, pack
+    from ray_diffusion.data.packing.preview import preview
+    from ray_diffusion.data.packing.report import next_commands
+    from ray_diffusion.data.packing.request import earlier, request_of
+    from ray_diffusion.data.packing.stats import summary
     from ray_diffusion.storage import Directory
 
-    name = source_name(request.source)
+    columns = Columns(*(getattr(request, f"{role}_column") for role in Columns._fields))
+    source = open_source(request.source, columns, request.num_examples)
+    recipe = Recipe(**request.model_dump(include=set(Recipe.model_fields)))
+    if request.dry_run:
+        print(preview(source, recipe))
+        return
     directory = Directory(request.out)
-    directory.check_writable()
-    manifest = pack(
-        name, request.out, request.image_size, request.val_fraction, request.examples_per_shard
-    )
-    for split, shards in manifest.splits.items():
-        size = sum(shard.bytes for shard in shards) / 1e6
-        print(
-            f"{split:<6} {manifest.examples(split):,} images, {len(shards)} shards, {size:.1f} MB"
-        )
+    manifest = None if request.overwrite else earlier(directory, request_of(source, recipe))
+    if manifest is None:
+        directory.check_writable()
+        few = len(source.records) <= FEW
+        workers = request.workers or (1 if few else None)
+        with _runner(workers, request) as run, _progress("images") as tell:
+            manifest = pack(source, recipe, request.out, run, tell, request.overwrite)
+    else:
+        print("packed already, by this very request")
+    print(summary(manifest))
+    print(f"report: {directory.url}/{REPORT}")
     print(f"{directory.url} is a dataset, fingerprint {manifest.fingerprint}")
-    print(
-        f"next: python -m ray_diffusion.train run.name=NAME data.dataset_url={request.out}"
-        + (f" data.image_size={request.image_size}" if request.image_size != 8 else "")
-    )
+    print("next:", "\n      ".join(next_commands(manifest, directory.url)))
+
+
+def _index(request: IndexRequest) -> None:
+    """Make a dataset of foreign webdataset shards where they lie: read them, add a manifest."""
+    from ray_diffusion.data.packing.foreign import index
+    from ray_diffusion.data.packing.report import next_commands
+    from ray_diffusion.data.packing.stats import summary
+    from ray_diffusion.storage import absolute
+
+    url = absolute(request.url)
+    with _runner(request.workers, request) as run, _progress("shards") as tell:
+        manifest = index(url, request.val_fraction, run, tell, request.overwrite)
+    print(summary(manifest))
+    print(f"{url} is a dataset, fingerprint {manifest.fingerprint}")
+    print("next:", "\n      ".join(next_commands(manifest, url)))
+
+
+def _verify(request: VerifyRequest) -> None:
+    """Read every shard again and compare it with the manifest; exit code 3 if any differs."""
+    from ray_diffusion.data.manifest import read_manifest
+    from ray_diffusion.data.packing.verify import unlisted, verify
+    from ray_diffusion.storage import absolute
+
+    url = absolute(request.url)
+    manifest = read_manifest(url)
+    with _runner(request.workers, request) as run, _progress("shards") as tell:
+        problems = verify(url, manifest, run, tell)
+    for name in unlisted(url, manifest):
+        errors.warn(f"{url}/{name} is not in the manifest")
+    if problems:
+        raise errors.DataError("\n".join(problems))
+    shards = sum(map(len, manifest.splits.values()))
+    print(f"{url} is whole: {shards} shards, fingerprint {manifest.fingerprint}")
+
+
+def _stats(request: StatsRequest) -> None:
+    """Print what a dataset holds."""
+    from ray_diffusion.data.manifest import read_manifest
+    from ray_diffusion.data.packing.stats import stats
+
+    print(stats(read_manifest(request.url)))
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "index": (IndexRequest, _index),
+    "verify": (VerifyRequest, _verify),
+    "stats": (StatsRequest, _stats),
+}
+
+
+@contextmanager
+def _runner(workers: int | None, reach: Reach) -> Iterator["Runner"]:
+    """What does tasks: this process if one worker is enough, else Ray; None: all of its CPUs."""
+    if workers == 1:
+        yield map
+        return
+    from ray_diffusion.cluster.connect import connected
+    from ray_diffusion.cluster.environment import forwarded
+
+    environment = forwarded(reach.forward_env)
+    with connected(least_cpus=workers or 1):
+        from ray_diffusion.cluster.tasks import on_ray
+
+        yield on_ray(workers, environment, reach.storage_options)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator["Progress"]:
+    """What shows the user how far each stage is."""
+    from ray_diffusion.cluster.progress import ProgressLine, duration
+
+    line, begun = ProgressLine(), dict[str, tuple[int, float]]()
+
+    def progress(stage: str, done: int, total: int, /) -> None:
+        now = time.monotonic()
+        # What an earlier packer had done counts for nothing in the speed.
+        done_first, since = begun.setdefault(stage, (done, now))
+        text = f"{stage} {done:,} of {total:,} {what} ({done / total:.0%})"
+        if done > done_first:
+            seconds = (total - done) * (now - since) / (done - done_first)
+            text += f" · {duration(seconds)} left"
+        line.tell(text)
+
+    try:
+        yield progress
+    finally:
+        line.clear()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ray_diffusion.diffusion.editing import Sampler, inpaint, interpolate, resto
 from ray_diffusion.errors import StorageError, UsageError, warn
 from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import draw, image_shape
-from ray_diffusion.storage import Directory
+from ray_diffusion.storage import Directory, options
 from ray_diffusion.training import checkpoint
 
 WEIGHTS = {"ema": "ema.safetensors", "raw": "model.safetensors"}
@@ -208,6 +208,7 @@ def load(model: str, weights: str = "ema", sampler: dict[str, object] | None = N
         config = configs.from_yaml((local / "config.yaml").read_text(), f"{source}/config.yaml")
         changes = {f"sampler.{k}": v for k, v in (sampler or {}).items() if v is not None}
         config = configs.override(config, changes)
+        options.use(config.run.storage_options)  # the dataset is where the run's was
         network = build(config)
         network.load_state_dict(load_file(file))
         profile = _profile(local)

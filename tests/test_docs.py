@@ -40,6 +40,8 @@ def test_a_command_in_the_readme_is_understood(verb: str, arguments: list[str]):
         config.load(arguments)
     else:
         model, positional = REQUESTS[verb]
+        if verb == "pack" and arguments[0] in pack.COMMANDS:
+            model, positional = pack.COMMANDS[arguments.pop(0)][0], ("url",)
         config.parse(arguments, model, positional)
 
 

@@ -1,6 +1,8 @@
 """The verbs that need no cluster, from their command lines to their files and exit codes."""
 
+import io
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -12,13 +14,16 @@ import pytest
 import torch
 from PIL import Image
 from tiny_config import RESOLVED, TINY
+from toy_source import toy_source
 
-from ray_diffusion import config, errors, evaluate, pack, sample
+from ray_diffusion import config, errors, evaluate, sample
 from ray_diffusion.__main__ import VERBS
 from ray_diffusion.cluster import record
 from ray_diffusion.cluster.summary import Summary
-from ray_diffusion.data.pack import pack as data_pack
-from ray_diffusion.data.sources import SOURCES, Example, Source, digits
+from ray_diffusion.data.packing.embedded import digits
+from ray_diffusion.data.packing.pack import pack
+from ray_diffusion.data.packing.recipe import Recipe
+from ray_diffusion.data.packing.source import Source
 from ray_diffusion.diffusion import profile
 from ray_diffusion.evaluation import classifier
 from ray_diffusion.evaluation.compare import rank
@@ -103,7 +108,9 @@ def _pictures() -> None:
 
 def digit(label: int) -> np.ndarray:
     """The first handwritten one."""
-    return next(e.image for e in digits(8).examples if e.label == label)
+    source = digits(None)
+    record = next(record for record in source.records if record.label == label)
+    return np.asarray(Image.open(io.BytesIO(source.load(record))))
 
 
 def sampled(run: Path, *words: str) -> dict[str, np.ndarray]:
@@ -339,7 +346,7 @@ def test_evaluate_keeps_what_it_finds_with_the_run_wherever_that_is_now(
         ),
         (["{run}", "dataset_url=classes"], 3, "classes has 2 classes, the model draws images with"),
         (["{run}", "dataset_url=one"], 3, "has no examples in its 'val' split"),
-        (["{run}", "dataset_url=few"], 2, "validation images are needed, got 500 and 20"),
+        (["{run}", "dataset_url=few"], 2, "validation images are needed, got 500 and 23"),
     ],
 )
 def test_what_evaluate_cannot_do_is_one_line(
@@ -351,22 +358,21 @@ def test_what_evaluate_cannot_do_is_one_line(
     line: str,
 ):
     def source(classes: int, count: int, channels: tuple[int, ...] = ()) -> Source:
-        image = np.zeros((8, 8, *channels), np.uint8)
-        examples = (Example(f"image-{i}", image, i % classes) for i in range(count))
-        return Source(tuple(map(str, range(classes))), examples)
+        ramp = np.arange(8 * 8 * math.prod(channels)).reshape(8, 8, *channels)
+        images = [(ramp + i).astype(np.uint8) for i in range(count)]
+        return toy_source("toy", map(str, range(classes)), images)
 
     sources = {
-        "colour": lambda size: source(10, 100, (3,)),
-        "classes": lambda size: source(2, 20),
-        "one": lambda size: source(10, 10),
-        "few": lambda size: source(10, 100),
-        "size": digits,
+        "colour": (source(10, 100, (3,)), Recipe()),
+        "classes": (source(2, 20), Recipe()),
+        "one": (source(10, 10), Recipe(val_fraction=0)),
+        "few": (source(10, 100), Recipe()),
+        "size": (digits(None), Recipe(image_size=16)),
     }
     for word in words[1:]:
         name = word.removeprefix("dataset_url=")
         if name in sources:
-            monkeypatch.setitem(SOURCES, name, sources[name])
-            data_pack(name, name, 16 if name == "size" else 8)
+            pack(*sources[name], name)
     exported = Path("exported")
     exported.mkdir()
     for name in ("config.yaml", "ema.safetensors"):
@@ -376,30 +382,6 @@ def test_what_evaluate_cannot_do_is_one_line(
     assert errors.run(evaluate.main, words) == code
     [found] = capsys.readouterr().err.splitlines()
     assert line in found
-
-
-def test_pack_says_what_it_wrote_and_what_to_type_next(capsys: pytest.CaptureFixture[str]):
-    assert errors.run(pack.main, ["out=digits-16", "image_size=16"]) == 0
-    said = capsys.readouterr().out
-    assert "train  1,438 images, 3 shards" in said
-    assert "data.image_size=16" in said
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["out=x", "source=builtin:digitz"], "did you mean 'builtin:digits'?"),
-        ([], "out"),
-        (["out=x", "val_fraction=1"], "val_fraction"),
-    ],
-)
-def test_what_pack_cannot_do_is_one_line(
-    capsys: pytest.CaptureFixture[str], words: list[str], line: str
-):
-    assert errors.run(pack.main, words) == 2
-    [found] = capsys.readouterr().err.splitlines()
-    assert line in found
-    assert not Path("x").exists()
 
 
 def test_the_console_script_lists_the_verbs_and_runs_them():

@@ -19,6 +19,7 @@ import ray.train.torch
 from ray_diffusion import config as configs
 from ray_diffusion.cluster import worker
 from ray_diffusion.cluster.board import Board
+from ray_diffusion.cluster.environment import forwarded
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import ORIGIN, spool_directory
 from ray_diffusion.cluster.plan import CONFIG, Plan
@@ -160,7 +161,11 @@ def _train(plan: Plan, config: Config, run_id: str | None) -> dict[str, Any]:
     cluster = config.cluster
     trainer = ray.train.torch.TorchTrainer(
         worker.train,
-        train_loop_config=vars(worker.Assignment(config, plan.identity, run_id, board)),
+        train_loop_config=vars(
+            worker.Assignment(
+                config, plan.identity, run_id, board, forwarded(config.cluster.forward_env)
+            )
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,

@@ -9,14 +9,16 @@ import torch
 
 from ray_diffusion import config as configs
 from ray_diffusion.cluster import lineage, summary
+from ray_diffusion.cluster.environment import forwarded
 from ray_diffusion.config import Config
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.manifest import Manifest
+from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.diffusion.profile import coverage
 from ray_diffusion.diffusion.schedule import complaints
 from ray_diffusion.errors import ConfigError, UsageError, warn
 from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import logsnr_table
-from ray_diffusion.storage import Directory, absolute
+from ray_diffusion.storage import Directory, absolute, options
 from ray_diffusion.tracking.identity import RunIdentity
 
 CONFIG = "config.yaml"
@@ -32,6 +34,7 @@ class Plan:
         identity: The MLflow run.
         train_images: Examples of the train split.
         val_images: Examples of the val split.
+        order: How the order of the data is laid out, in words.
         parameters: Weights of the network.
         finished: The summary of the run, if it is already done.
     """
@@ -41,6 +44,7 @@ class Plan:
     identity: RunIdentity
     train_images: int
     val_images: int
+    order: str
     parameters: int
     finished: "summary.Summary | None"
 
@@ -49,12 +53,14 @@ class Plan:
         c = self.config
         steps = math.ceil(c.training.total_images / c.data.global_batch_size)
         images = steps * c.data.global_batch_size
+        datasets = " + ".join((c.data.dataset_url, *c.data.mixture_urls))
         megabytes = self.parameters * 4 * 4 / 1e6  # weights, average and two moments in float32
         rows = {
             "run": f"{c.run.name}, in {self.run.url}",
-            "data": f"{c.data.dataset_url}: {self.train_images:,} training and "
+            "data": f"{datasets}: {self.train_images:,} training and "
             f"{self.val_images:,} validation images, {c.data.image_size} pixels, "
             f"{c.model.num_classes} classes",
+            "order": self.order,
             "model": f"{c.model.kind}, {self.parameters:,} parameters; "
             f"a checkpoint is {megabytes:,.0f} MB",
             "diffusion": f"{c.diffusion.family}, {c.diffusion.beta_schedule} schedule, "
@@ -76,9 +82,9 @@ def _absolute_storage(url: str) -> str:
     return absolute(url)
 
 
-def _resolve(config: Config, dataset: Dataset) -> Config:
+def _resolve(config: Config, manifest: Manifest) -> Config:
     """Fill in what follows from the dataset, and refuse what contradicts it."""
-    manifest, model = dataset.manifest, config.model
+    model = config.model
     classes, channels = len(manifest.classes), manifest.channels
     problems = []
     if model.num_classes not in (None, 0, classes):
@@ -143,14 +149,18 @@ def prepare(config: Config) -> Plan:
         StorageError: If the run's directory cannot be written.
     """
     data = config.data
+    options.use(config.run.storage_options)
+    forwarded(config.cluster.forward_env)  # complains of what is missing here
     _complain(config)
-    if not data.dataset_url.startswith("builtin:"):
-        config = configs.override(config, {"data.dataset_url": absolute(data.dataset_url)})
-    train, val = (
-        Dataset(data.dataset_url, split, data.image_size, data.cache_bytes)
-        for split in ("train", "val")
+    urls = [
+        url if url.startswith("builtin:") else absolute(url)
+        for url in (data.dataset_url, *data.mixture_urls)
+    ]
+    config = configs.override(
+        config, {"data.dataset_url": urls[0], "data.mixture_urls": tuple(urls[1:])}
     )
-    config = _resolve(config, train)
+    train, val = open_training_set(config.data), open_split(config.data, "val")
+    config = _resolve(config, train.manifest)
     run = lineage.run_directory(config)
     run.check_writable()
     _refuse_changes(config, run)
@@ -159,9 +169,10 @@ def prepare(config: Config) -> Plan:
     return Plan(
         config,
         run,
-        lineage.identity(config, train.manifest.fingerprint),
+        lineage.identity(config, train.fingerprint),
         len(train),
         len(val),
+        train.explain(),
         parameters,
         summary.finished(run, config),
     )

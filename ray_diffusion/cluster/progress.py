@@ -50,20 +50,23 @@ def line(facts: dict[str, Any], now: float) -> str:
 
 
 class ProgressLine:
-    """Shows the newest progress line and the warnings that came with it."""
+    """Shows the newest of many lines, and warnings."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._shown_at, self._shown = 0.0, ""
 
     def show(self, facts: dict[str, Any]) -> None:
-        """Show the newest facts, if it is time to."""
+        """Show the newest facts on a run, if it is time to."""
         for warning in facts["warnings"]:
             self.clear()
             warn(warning)
+        self.tell(line(facts, time.time()))
+
+    def tell(self, text: str) -> None:
+        """Show the newest line, if it is time to."""
         period = TERMINAL_PERIOD_S if self._terminal else PLAIN_PERIOD_S
         now = time.time()
-        text = line(facts, now)
         if now - self._shown_at < period or (not self._terminal and text == self._shown):
             return
         self._shown_at, self._shown = now, text

@@ -2,16 +2,19 @@
 
 import math
 import time
+from contextlib import closing
+from itertools import islice
 
 import ray
 import torch
 
+from ray_diffusion.cluster.environment import applied, forwarded
 from ray_diffusion.cluster.launch import fitted_to_cluster
 from ray_diffusion.cluster.plan import Plan
 from ray_diffusion.cluster.progress import duration
 from ray_diffusion.config import Config
-from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.stream import Stream, batches
+from ray_diffusion.data.training_set import open_training_set
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
@@ -19,19 +22,24 @@ from ray_diffusion.training.step import train_step
 WARM_UP, STEPS = 2, 5
 
 
-def _seconds_per_step(config: Config) -> float:
+def _seconds_per_step(config: Config, environment: dict[str, str]) -> float:
     """Time of a step of one of the workers, with its data and without the sum over workers."""
+    with applied(environment, config.run.storage_options):
+        return _measured(config)
+
+
+def _measured(config: Config) -> float:
     torch.set_num_threads(config.cluster.cpus_per_worker or 1)
     device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
     data, world = config.data, config.cluster.num_workers
-    dataset = Dataset(data.dataset_url, "train", data.image_size, data.cache_bytes)
+    stream = Stream(open_training_set(data), 0, 0, data.global_batch_size, 0, world)
     state, table = initial_state(config, device), logsnr_table(config).to(device)
-    batches = dataset.stream(Order(dataset.sizes, 0), 0, data.global_batch_size, 0, world)
     started = 0.0
-    for step in range(WARM_UP + STEPS):
-        if step == WARM_UP:
-            started = time.perf_counter()
-        float(train_step(state, next(batches), config, table, stop=False).loss)  # waits for a GPU
+    with closing(batches(stream, data.workers)) as found:
+        for step, batch in enumerate(islice(found, WARM_UP + STEPS)):
+            if step == WARM_UP:
+                started = time.perf_counter()
+            float(train_step(state, batch, config, table, stop=False).loss)  # waits for a GPU
     return (time.perf_counter() - started) / STEPS
 
 
@@ -51,7 +59,7 @@ def rehearse(plan: Plan) -> str:
     cpus, gpus = config.cluster.cpus_per_worker or 1, int(config.cluster.use_gpu)
     measure = ray.remote(num_cpus=cpus, num_gpus=gpus)(_seconds_per_step)
     try:
-        seconds = ray.get(measure.remote(config))
+        seconds = ray.get(measure.remote(config, forwarded(config.cluster.forward_env)))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None  # what the step raised, as it would in training
     steps = math.ceil(config.training.total_images / config.data.global_batch_size)

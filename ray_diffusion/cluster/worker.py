@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ray_diffusion.cluster.environment import applied
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import run_directory, spool_directory
 from ray_diffusion.config import Config
@@ -39,12 +40,14 @@ class Assignment:
         identity: The MLflow run.
         run_id: Its id, or None if MLflow could not be reached.
         board: The actor that links workers and driver.
+        environment: Variables of the driver's environment; not to be printed.
     """
 
     config: Config
     identity: RunIdentity
     run_id: str | None
     board: Any
+    environment: dict[str, str] = field(repr=False)
 
 
 def train(fields: dict[str, Any]) -> None:
@@ -60,21 +63,26 @@ def train(fields: dict[str, Any]) -> None:
     if ray.get(board.failure.remote()) is not None:
         return  # restarted only because one worker had to raise, see below
     torch.set_num_threads(config.cluster.cpus_per_worker or 1)
-    run, keep = run_directory(config), config.training.keep_checkpoints
-    device = ray.train.torch.get_device()
-    context = ray.train.get_context()
     try:
-        if context.get_world_rank() > 0:
-            loop(config, in_directory(run, keep, warn=lambda message: None), device)
-            return
-        board.started.remote()
-        with _Record(assignment, run) as record:
-            found = loop(config, record.harness(keep), device)
-            record.finish(found["profile"])
+        with applied(assignment.environment, config.run.storage_options):
+            _train(assignment, ray.train.get_context().get_world_rank())
     except RayDiffusionError as error:
         ray.get(board.fail.remote(error))
-        if context.get_world_size() > 1 and not isinstance(error, RAISED_BY_ALL):
+        alone = ray.train.get_context().get_world_size() == 1
+        if not alone and not isinstance(error, RAISED_BY_ALL):
             raise  # the others wait for this worker, and only Ray can end them
+
+
+def _train(assignment: Assignment, rank: int) -> None:
+    config, device = assignment.config, ray.train.torch.get_device()
+    run, keep = run_directory(config), config.training.keep_checkpoints
+    if rank > 0:
+        loop(config, in_directory(run, keep, warn=lambda message: None), device)
+        return
+    assignment.board.started.remote()
+    with _Record(assignment, run) as record:
+        found = loop(config, record.harness(keep), device)
+        record.finish(found["profile"])
 
 
 def _stop_poll(board: Any) -> Callable[[], bool]:

@@ -1,29 +1,15 @@
 """``builtin:NAME`` datasets: packed into the cache of each machine on first use."""
 
 import fcntl
-from difflib import get_close_matches
+from pathlib import Path
 
-from ray_diffusion.data.manifest import VERSION, read_manifest
-from ray_diffusion.data.pack import pack
-from ray_diffusion.data.sources import SOURCES
-from ray_diffusion.errors import DataError, UsageError
+from ray_diffusion.data import manifest
+from ray_diffusion.data.packing import request
+from ray_diffusion.data.packing.embedded import SCHEME, embedded
+from ray_diffusion.data.packing.pack import pack
+from ray_diffusion.data.packing.recipe import Recipe
+from ray_diffusion.errors import DataError
 from ray_diffusion.storage import absolute, make_cache_dir
-
-SCHEME = "builtin:"
-
-
-def source_name(url: str) -> str:
-    """The key of ``SOURCES`` that a ``builtin:NAME`` stands for.
-
-    Raises:
-        UsageError: If there is no such source.
-    """
-    name = url.removeprefix(SCHEME)
-    if name not in SOURCES:
-        near = get_close_matches(name, SOURCES)
-        hint = f"did you mean '{SCHEME}{near[0]}'?" if near else f"there is {', '.join(SOURCES)}"
-        raise UsageError(f"data.dataset_url: no built-in dataset '{name}'; {hint}")
-    return name
 
 
 def resolve(url: str, image_size: int) -> str:
@@ -42,12 +28,21 @@ def resolve(url: str, image_size: int) -> str:
     """
     if not url.startswith(SCHEME):
         return absolute(url)
-    name = source_name(url)
-    directory = make_cache_dir("datasets") / f"{name}-{image_size}-v{VERSION}"
-    with directory.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a node start together
-        try:
-            read_manifest(str(directory))
-        except DataError:
-            pack(name, str(directory), image_size)
+    version = f"v{manifest.VERSION}-{request.VERSION}"
+    name = f"{url.removeprefix(SCHEME)}-{image_size}-{version}"
+    directory = make_cache_dir("datasets") / name
+    if not _is_whole(directory):
+        source = embedded(url, None)  # refuses a name that is none before a file has it
+        with directory.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a node start together
+            if not _is_whole(directory):
+                pack(source, Recipe(image_size=image_size), str(directory), overwrite=True)
     return str(directory)
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        manifest.read_manifest(str(directory))
+    except DataError:
+        return False
+    return True

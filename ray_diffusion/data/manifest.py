@@ -1,14 +1,17 @@
 """What a dataset holds: its shards, classes and statistics, and one fingerprint of it all."""
 
 import hashlib
+import io
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from ray_diffusion.errors import DataError
-from ray_diffusion.storage import MANIFEST, Directory
+from ray_diffusion.errors import DataError, StorageError, warn
+from ray_diffusion.storage import MANIFEST, Directory, make_cache_dir
 
-VERSION = 1
+VERSION = 2
+TABLE_FROM = 100_000  # shards; so many in JSON would take a reader several seconds
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,91 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that the manifest says; equal fingerprints mean equal bytes."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Digest of all that training can see; equal fingerprints mean equal bytes.
+
+        Not of where the images came from: a copied folder makes the same dataset.
+        """
+        seen = {k: v for k, v in self._fields().items() if k not in ("rejected", "packer")}
+        canonical = json.dumps(seen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def examples(self, split: str) -> int:
         """How many examples a split has."""
         return sum(shard.examples for shard in self.splits.get(split, ()))
 
-    def to_json(self) -> str:
-        """The content of ``manifest.json``."""
-        head = {"version": VERSION, "fingerprint": self.fingerprint}
-        return json.dumps(head | asdict(self), indent=1)
+    def write(self, directory: Directory) -> None:
+        """Make a directory a dataset. Whatever else belongs to it must be there already.
+
+        Args:
+            directory: Holds the shards.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        fields = {"version": VERSION, "fingerprint": self.fingerprint} | self._fields()
+        if sum(map(len, self.splits.values())) >= TABLE_FROM:
+            table = f"shards-{self.fingerprint}.parquet"
+            directory.write(table, _to_table(self.splits))
+            fields["splits"] = table
+        directory.write(MANIFEST, json.dumps(fields, indent=1))
+
+    def _fields(self) -> dict[str, Any]:
+        splits = {split: [vars(shard) for shard in found] for split, found in self.splits.items()}
+        return vars(self) | {"splits": splits}
+
+
+def _to_table(splits: dict[str, tuple[Shard, ...]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"split": split} | vars(shard) for split, found in splits.items() for shard in found]
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, compression="zstd")
+    return file.getvalue()
+
+
+def _from_table(content: bytes) -> Iterator[tuple[str, Shard]]:
+    import pyarrow.parquet
+
+    columns = pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict()
+    splits = columns.pop("split")
+    for split, *values in zip(splits, *columns.values(), strict=True):
+        yield split, Shard(**dict(zip(columns, values, strict=True)))
+
+
+def _content(directory: Directory, name: str) -> bytes | None:
+    """What ``Directory.read`` gives; while the storage cannot be read, what it gave the last time.
+
+    So a run whose shards are all in the cache of this machine needs no storage.
+    """
+    if directory.local_path() is not None:
+        return directory.read(name)
+    seen = Directory(str(make_cache_dir("manifests")))
+    entry = f"{hashlib.sha256(directory.url.encode()).hexdigest()[:16]}-{name}"
+    try:
+        content = directory.read(name)
+    except StorageError as error:
+        content = seen.read(entry)
+        if content is None:
+            raise
+        warn(f"{error}; going on with {name} as it was when last read")
+        return content
+    if content is not None:
+        seen.write(entry, content)
+    return content
+
+
+def _splits(directory: Directory, found: Any) -> dict[str, tuple[Shard, ...]]:
+    """The shards of each split, from where the manifest holds them or the table that it names."""
+    if not isinstance(found, str):
+        return {split: tuple(Shard(**one) for one in shards) for split, shards in found.items()}
+    content = _content(directory, found)
+    if content is None:
+        raise DataError(f"{directory.url} lacks {found}, which its {MANIFEST} names")
+    splits: dict[str, list[Shard]] = {}
+    for split, shard in _from_table(content):
+        splits.setdefault(split, []).append(shard)
+    return {split: tuple(shards) for split, shards in splits.items()}
 
 
 def read_manifest(url: str) -> Manifest:
@@ -83,10 +159,10 @@ def read_manifest(url: str) -> Manifest:
 
     Raises:
         DataError: If there is none, or it is damaged or of another version.
-        StorageError: If the storage cannot be read.
+        StorageError: If the storage cannot be read, and never was from this machine.
     """
     directory = Directory(url)
-    content = directory.read(MANIFEST)
+    content = _content(directory, MANIFEST)
     if content is None:
         raise DataError(
             f"{directory.url} is not a dataset: it has no {MANIFEST}; "
@@ -101,10 +177,7 @@ def read_manifest(url: str) -> Manifest:
                 "pack the dataset again"
             )
         fields["classes"] = tuple(fields["classes"])
-        fields["splits"] = {
-            split: tuple(Shard(**shard) for shard in shards)
-            for split, shards in fields["splits"].items()
-        }
+        fields["splits"] = _splits(directory, fields["splits"])
         manifest = Manifest(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{directory.url}/{MANIFEST} is damaged: {error}") from error

@@ -25,13 +25,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ORDER_VERSION = 1  # raise it with any change of the arithmetic: checkpoints refuse another order
-MAX_LANES = 64
-BLOCK = 8192  # examples
 
 Int = NDArray[np.int64]
 _U64 = np.uint64
 _ROUNDS = 6
 _GOLDEN = 0x9E3779B97F4A7C15
+_AT_ONCE = 1 << 16  # shards; more would take memory and gain nothing
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -84,7 +83,13 @@ class _Epoch:
 
     def __init__(self, sizes: Int, seed: int, epoch: int, lanes: int, block: int) -> None:
         self._seed, self._epoch, self._lanes, self._block = seed, epoch, lanes, block
-        self._shards = permute(np.arange(len(sizes)), len(sizes), key(seed, epoch, 1))
+        line, keys = np.arange(len(sizes)), key(seed, epoch, 1)
+        self._shards = np.concatenate(
+            [
+                permute(line[start : start + _AT_ONCE], len(sizes), keys)
+                for start in range(0, len(sizes), _AT_ONCE)
+            ]
+        )
         self._ends = np.cumsum(sizes[self._shards])
         self._lane_length, self._longer_lanes = divmod(int(sizes.sum()), lanes)
 
@@ -110,18 +115,15 @@ class Order:
     Args:
         sizes: Examples of each shard, in manifest order.
         seed: Another seed is another order.
-        lanes: Ranges read in turn. None: as many as there are shards, at most 64. It must not
-            depend on the number of workers, or the order would.
-        block: Examples of a lane that are shuffled together.
+        lanes: Ranges read in turn, at least 1. It must not depend on the number of workers, or
+            the order would; see ``locality.py``.
+        block: Examples of a lane that are shuffled together, at least 1.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], seed: int, lanes: int | None = None, block: int = BLOCK
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], seed: int, lanes: int, block: int) -> None:
         self._sizes = np.asarray(sizes, np.int64)
         self.num_examples = int(self._sizes.sum())
-        wanted = min(MAX_LANES, len(sizes)) if lanes is None else lanes
-        self.lanes = max(1, min(wanted, self.num_examples))
+        self.lanes = min(lanes, self.num_examples)
         # A batch straddles two epochs at most, at any real size.
         self._epoch = lru_cache(maxsize=2)(
             partial(_Epoch, self._sizes, seed, lanes=self.lanes, block=block)
@@ -145,23 +147,22 @@ class Order:
             )
         return epochs, shards, indices
 
-    def rank_positions(self, consumed: int, batch: int, rank: int, world: int) -> Int:
-        """One worker's part of the global batch at ``[consumed, consumed + batch)``.
+    def by_lane(self, consumed: int, batch: int, first: int, last: int) -> Int:
+        """A part of the positions ``[consumed, consumed + batch)`` sorted by lane.
 
-        The batch is sorted by lane and cut into equal parts, so a worker keeps its lanes. Parts
-        differ in size by at most one. Cost: O(batch / world + lanes).
+        Workers that each take the same part of every batch keep their lanes. Cost:
+        O(last - first + lanes).
 
         Args:
             consumed: Examples consumed before this batch.
-            batch: Examples in the global batch, at least ``world``.
-            rank: Which worker, in ``[0, world)``.
-            world: Number of workers.
+            batch: Examples in the batch.
+            first: Where the part begins in the sorted batch.
+            last: Where it ends, at most ``batch``.
 
         Returns:
-            Positions of the stream, int64.
+            Positions of the stream, int64, shape ``(last - first,)``.
         """
-        first, last = rank * batch // world, (rank + 1) * batch // world
-        parts, done = [], 0
+        parts, done = [np.empty(0, np.int64)], 0
         while done < batch:  # one turn, or more where the batch reaches into further epochs
             start = consumed + done
             within = start % self.num_examples

@@ -1,56 +1,162 @@
-"""A dataset split as batches, in the order of ``order.py``."""
+"""A dataset's split as images and labels: by number, or as a stream of batches (``stream.py``)."""
 
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_diffusion.data.builtin import resolve
 from ray_diffusion.data.cache import ShardCache
+from ray_diffusion.data.corruption import Corruption, CorruptPolicy
+from ray_diffusion.data.decode import BadExample, decode
 from ray_diffusion.data.manifest import Manifest, read_manifest
-from ray_diffusion.data.order import Int, Order, key
-from ray_diffusion.data.shards import Shards
+from ray_diffusion.data.mixture import Located
+from ray_diffusion.data.order import Int
+from ray_diffusion.data.shards import Place, Shards
 from ray_diffusion.errors import DataError
+from ray_diffusion.storage import Directory, is_local
 
-DECODED_BYTES = 64 * 2**20  # of decoded images that a split keeps in memory
-FLIP = 11  # what a flip's key is for; any constant that no other use of `key` has
+DECODED_BYTES = 64 * 2**20  # of decoded images that a reader keeps in memory
+FAIL = CorruptPolicy()
+LEAST_CACHED = 4  # shards that a cache must be able to hold
+READ_OPEN = 16  # shards that reading by number keeps open
 
 
 class Batch(NamedTuple):
     """Some examples of one split.
 
     Attributes:
-        images: uint8, shape ``(B, C, H, W)``.
+        images: uint8, shape ``(B, C, H, W)``, in torch's ``channels_last`` memory format.
         labels: int64, shape ``(B,)``.
+        weights: 1, or 0 for an example that could not be used; float32, shape ``(B,)``.
         positions: Where each stands in the stream (or in the split), int64, shape ``(B,)``.
+        bad: How many examples could not be used, whether they have a substitute or weight 0.
     """
 
     images: Tensor
     labels: Tensor
+    weights: Tensor
     positions: Int
+    bad: int
+
+
+class Decoded(NamedTuple):
+    """One example; see ``Batch``. A substitute has weight 1 and is bad all the same."""
+
+    image: NDArray[np.uint8]
+    label: int
+    weight: float = 1.0
+    bad: bool = False
+
+
+class Reader:
+    """Decoded examples of numbered shards; small sets are decoded once, not once an epoch.
+
+    Args:
+        shards: Gives the files of examples.
+        places: The shards, in the order by which they are numbered.
+        manifest: What all examples keep to.
+        policy: What becomes of those that do not.
+    """
+
+    def __init__(
+        self, shards: Shards, places: Sequence[Place], manifest: Manifest, policy: CorruptPolicy
+    ) -> None:
+        self._shards, self._places, self._manifest = shards, places, manifest
+        self._corruption = Corruption(policy)
+        # Of large sets this keeps next to nothing.
+        image_bytes = manifest.channels * manifest.image_size**2
+        self._decoded = lru_cache(DECODED_BYTES // image_bytes)(self._decode)
+
+    def batch(self, at: Located, mirrored: NDArray[np.bool_] | None = None) -> Batch:
+        """Read examples.
+
+        Args:
+            at: Which, by shard and index.
+            mirrored: Which of them to mirror; None mirrors none.
+
+        Returns:
+            The examples in the order asked for.
+
+        Raises:
+            DataError: If a shard cannot be read, or an example neither used nor replaced.
+            StorageError: If the storage cannot be read.
+        """
+        found = [
+            self._example(shard, index)
+            for shard, index in zip(at.shards.tolist(), at.indices.tolist(), strict=True)
+        ]
+        # As decoders lay them out, whatever the examples; a network's sums depend on the layout.
+        images = np.stack([example.image.transpose(1, 2, 0) for example in found])
+        if mirrored is not None:
+            images[mirrored] = images[mirrored, :, ::-1]
+        return Batch(
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            torch.tensor([example.label for example in found]),
+            torch.tensor([example.weight for example in found]),
+            at.positions,
+            sum(example.bad for example in found),
+        )
+
+    def _decode(self, shard: int, index: int) -> Decoded:
+        key, files = self._shards.read(shard, index)
+        try:
+            return Decoded(*decode(files, self._manifest))
+        except BadExample as error:
+            error.add_note(key)
+            raise
+
+    def _example(self, shard: int, index: int) -> Decoded:
+        self._corruption.read += 1
+        try:
+            return self._decoded(shard, index)
+        except BadExample as error:
+            self._corruption.meet(self._places[shard], index, error.__notes__[0], str(error))
+        if self._corruption.policy.action == "mask":
+            sides = [self._manifest.image_size] * 2
+            black = np.zeros((self._manifest.channels, *sides), np.uint8)
+            return Decoded(black, 0, weight=0.0, bad=True)
+        return self._substitute(shard, index)._replace(bad=True)
+
+    def _substitute(self, shard: int, index: int) -> Decoded:
+        """The next good example: of the shard's content alone, so every worker finds the same."""
+        count = self._places[shard].shard.examples
+        for step in range(1, count):
+            try:
+                return self._decoded(shard, (index + step) % count)
+            except BadExample:
+                continue
+        raise DataError(f"{self._places[shard]} holds no example that can be used")
 
 
 class Dataset:
-    """One split of a dataset, ready to be read.
+    """One split of a dataset.
 
     Args:
         url: A path, a URL, or ``builtin:NAME``.
-        split: ``"train"`` or ``"val"``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
         image_size: Side of the images, pixels; a built-in dataset is packed at this size.
         cache_bytes: Disk that downloaded shards may take.
+        policy: What becomes of examples that cannot be used.
 
     Raises:
-        DataError: If there is no such dataset, its images have another size, or the split is empty.
+        DataError: If there is no such dataset, its images have another size, the split is empty,
+            or the cache cannot hold a few of its shards.
     """
 
-    def __init__(self, url: str, split: str, image_size: int, cache_bytes: int) -> None:
-        self.url = resolve(url, image_size)
+    def __init__(
+        self,
+        url: str,
+        split: str,
+        image_size: int,
+        cache_bytes: int,
+        policy: CorruptPolicy = FAIL,
+    ) -> None:
+        self.url, self.cache_bytes, self.policy = resolve(url, image_size), cache_bytes, policy
         self.manifest: Manifest = read_manifest(self.url)
         if self.manifest.image_size != image_size:
             raise DataError(
@@ -59,15 +165,33 @@ class Dataset:
             )
         if not self.manifest.examples(split):
             raise DataError(f"{self.url} has no examples in its '{split}' split")
-        self.sizes = [shard.examples for shard in self.manifest.splits[split]]
-        self._ends = np.cumsum(self.sizes)
-        self._shards = Shards(ShardCache(self.url, cache_bytes), self.manifest, split)
-        # Small sets are decoded once, not once an epoch; of large ones this keeps next to nothing.
-        image_bytes = self.manifest.channels * image_size**2
-        self._example = lru_cache(DECODED_BYTES // image_bytes)(self._shards.example)
+        self.shards = self.manifest.splits[split]
+        needed = LEAST_CACHED * max(shard.bytes for shard in self.shards)
+        if cache_bytes < needed and not is_local(self.url):
+            raise DataError(
+                f"data.cache_bytes={cache_bytes} is too small for {self.url}: {LEAST_CACHED} of "
+                f"its shards take {needed:,} bytes"
+            )
+        self._ends = np.cumsum([shard.examples for shard in self.shards])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files and threads stay where they are; another process opens its own.
+        return {name: value for name, value in vars(self).items() if name not in ("_reader", "_io")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @property
+    def places(self) -> list[Place]:
+        """The split's shards and where they are."""
+        directory = Directory(self.url)
+        return [Place(directory, shard) for shard in self.shards]
 
     def read(self, start: int, stop: int) -> Batch:
         """The examples ``[start, stop)`` of the split in the order of its shards."""
@@ -83,64 +207,19 @@ class Dataset:
         at = np.asarray(positions, dtype=np.int64)
         shards = np.searchsorted(self._ends, at, side="right")
         indices = at - np.where(shards > 0, self._ends[shards - 1], 0)
-        return self._fetch(shards, indices, at, np.zeros(len(at), bool))
-
-    def stream(
-        self,
-        order: Order,
-        consumed: int,
-        batch: int,
-        rank: int,
-        world: int,
-        threads: int = 0,
-        flip_seed: int | None = None,
-    ) -> Generator[Batch]:
-        """One worker's part of each global batch, without end.
-
-        Args:
-            order: The order of the examples.
-            consumed: Where in the stream to begin.
-            batch: Examples in a global batch.
-            rank: Which worker, in ``[0, world)``.
-            world: Number of workers.
-            threads: Threads that read and decode ahead; 0 reads when asked.
-            flip_seed: Mirror half of the images; which ones depends on this seed, the epoch and
-                the example. None mirrors none.
-
-        Yields:
-            The worker's part of the next global batch.
-        """
-
-        def fetch(step: int) -> Batch:
-            positions = order.rank_positions(consumed + step * batch, batch, rank, world)
-            epochs, shards, indices = order.locate(positions)
-            flips = np.zeros(len(positions), bool)
-            if flip_seed is not None:
-                flips = key(flip_seed, FLIP, epochs, shards, indices) % np.uint64(2) == 1
-            return self._fetch(shards, indices, positions, flips)
-
-        steps = iter(range(2**62))
-        if not threads:
-            yield from map(fetch, steps)
-        with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
-            ahead: deque[Future[Batch]] = deque(
-                pool.submit(fetch, step) for step in islice(steps, 2 * threads)
-            )
-            try:
-                while True:
-                    yield ahead.popleft().result()
-                    ahead.append(pool.submit(fetch, next(steps)))
-            finally:
-                pool.shutdown(cancel_futures=True)
+        self._io.ask(dict.fromkeys(shards.tolist()))
+        return self._reader.batch(Located(at, np.zeros_like(at), shards, indices))
 
     def close(self) -> None:
-        """Close all files."""
-        self._shards.close()
+        """Close all files; reading opens them again."""
+        if "_io" in vars(self):
+            self._io.close()
+            del self._io, self._reader
 
-    def _fetch(self, shards: Int, indices: Int, positions: Int, flips: np.ndarray) -> Batch:
-        images, labels = [], []
-        for shard, i, flip in zip(shards.tolist(), indices.tolist(), flips.tolist(), strict=True):
-            image, label = self._example(shard, i)
-            images.append(image[:, :, ::-1] if flip else image)
-            labels.append(label)
-        return Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), positions)
+    @cached_property
+    def _io(self) -> Shards:
+        return Shards(self.places, ShardCache(self.cache_bytes), READ_OPEN)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self._io, self.places, self.manifest, self.policy)

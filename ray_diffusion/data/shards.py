@@ -1,121 +1,156 @@
-"""Random access to the examples of webdataset tar shards."""
+"""The examples of open shards, and the shards that come next, on their way here."""
 
-import io
 import os
 import tarfile
-import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-
-from ray_diffusion.data.cache import ShardCache
-from ray_diffusion.data.manifest import Manifest
+from ray_diffusion.data.cache import CacheFull, ShardCache
+from ray_diffusion.data.manifest import Shard
 from ray_diffusion.data.tar import Member, index
 from ray_diffusion.errors import DataError
+from ray_diffusion.storage import Directory
 
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
-LABEL = "cls"
-MOST_OPEN = 256  # shards; an evicted one keeps its disk space for as long as it is open
+DOWNLOADS = 16  # at a time; object stores serve each connection slowly, and many of them at once
+AHEAD = 2 * DOWNLOADS  # shards that are here or on their way before the first read of them
+
+
+class Place(NamedTuple):
+    """A shard and the dataset that it belongs to."""
+
+    dataset: Directory
+    shard: Shard
+
+    def __str__(self) -> str:
+        return f"{self.dataset.url}/{self.shard.name}"
 
 
 class Shards:
-    """The decoded examples of one split.
+    """Random access to the files of examples; of one thread, while others download.
 
     Args:
-        cache: Opens the shards.
-        manifest: Describes the dataset.
-        split: Which split.
+        places: The shards, in the order by which they are numbered.
+        cache: Opens them.
+        most_open: Shards that stay open once they were read; an open one is not evicted.
     """
 
-    def __init__(self, cache: ShardCache, manifest: Manifest, split: str) -> None:
-        self._cache, self._manifest = cache, manifest
-        self._shards = manifest.splits[split]
+    def __init__(self, places: Sequence[Place], cache: ShardCache, most_open: int) -> None:
+        self._places, self._cache, self._most_open = places, cache, most_open
         self._open: OrderedDict[int, tuple[int, list[Member]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._coming: dict[int, Future[int]] = {}
+        self._wanted: dict[int, None] = {}  # in the order asked for, once there is room for more
+        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")
 
-    def example(self, shard: int, position: int) -> tuple[NDArray[np.uint8], int]:
-        """Read and decode one example.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @property
+    def has_room_ahead(self) -> bool:
+        """Whether more shards could be on their way than were asked for."""
+        return not self._wanted and len(self._coming) < AHEAD
+
+    def ask(self, shards: Iterable[int]) -> None:
+        """Have shards brought to this machine, in this order, while the caller goes on."""
+        for shard in shards:
+            if shard not in self._open and shard not in self._coming:
+                self._wanted[shard] = None
+        self._send_for_wanted()
+
+    def read(self, shard: int, position: int) -> tuple[str, dict[str, bytes]]:
+        """The files of one example.
 
         Args:
-            shard: Index of its shard.
+            shard: The number of its shard.
             position: Its index within the shard.
 
         Returns:
-            The image, uint8, shape ``(C, H, W)``, and its label (0 in a dataset without labels).
+            Its key, and the content of each of its files by extension.
 
         Raises:
-            DataError: If the shard or the example cannot be read.
+            DataError: If the shard cannot be read.
             StorageError: If the storage cannot be read.
         """
-        key, image, label = self._read(shard, position)
-        where = f"{self._shards[shard].name}: example '{key}'"
-        return self._decoded(image, where), self._checked(label, where)
+        descriptor, members = self._opened(shard)
+        key, fields = members[position]
+        return key, {name: os.pread(descriptor, size, at) for name, (at, size) in fields.items()}
 
     def close(self) -> None:
-        """Close all shards."""
-        with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1][0])
+        """Close all shards and give up what has not come yet."""
+        self._pool.shutdown(cancel_futures=True)
+        while self._coming:
+            _give_up(self._coming.popitem()[1])
+        while self._open:
+            self._close_oldest()
 
-    def _read(self, shard: int, position: int) -> tuple[str, bytes | None, bytes | None]:
-        """Key, image file and label file of an example; None for what it lacks."""
-        with self._lock:  # no shard is closed while it is read
-            descriptor, members = self._opened(shard)
-            key, fields = members[position]
-            extension = next((e for e in IMAGE_EXTENSIONS if e in fields), None)
-            image, label = (
-                os.pread(descriptor, fields[e][1], fields[e][0]) if e in fields else None
-                for e in (extension or "", LABEL)
-            )
-        return key, image, label
+    def _close_oldest(self) -> None:
+        os.close(self._open.popitem(last=False)[1][0])
 
-    def _decoded(self, content: bytes | None, where: str) -> NDArray[np.uint8]:
-        if content is None:
-            raise DataError(f"{where} has no image ({', '.join(IMAGE_EXTENSIONS)})")
-        try:
-            image = np.asarray(Image.open(io.BytesIO(content)))
-        except Exception as error:  # decoders raise errors of any class
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-            raise DataError(f"{where} cannot be decoded: {reason}") from error
-        image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        expected = (self._manifest.channels, *[self._manifest.image_size] * 2)
-        if image.shape != expected:
-            raise DataError(f"{where} has shape {image.shape}, the manifest says {expected}")
-        return image
+    def _send_for_wanted(self) -> None:
+        while self._wanted and len(self._coming) < AHEAD:
+            self._send_for(next(iter(self._wanted)))
 
-    def _checked(self, label: bytes | None, where: str) -> int:
-        classes = len(self._manifest.classes)
-        if not classes:
-            return 0
-        if label is None:
-            raise DataError(f"{where} has no label ({LABEL})")
-        if not label.isdigit() or int(label) >= classes:
-            raise DataError(f"{where} has label {label!r}, the manifest says 0 to {classes - 1}")
-        return int(label)
+    def _send_for(self, shard: int) -> None:
+        self._wanted.pop(shard, None)
+        self._coming[shard] = self._pool.submit(self._cache.open, *self._places[shard])
 
     def _opened(self, shard: int) -> tuple[int, list[Member]]:
         if shard not in self._open:
-            if len(self._open) >= MOST_OPEN:
-                os.close(self._open.popitem(last=False)[1][0])
-            self._open[shard] = self._indexed(shard)
+            descriptor = self._arrived(shard)
+            try:
+                self._open[shard] = descriptor, self._indexed(shard, descriptor)
+            except DataError:
+                os.close(descriptor)
+                raise
+            while len(self._open) > self._most_open:
+                self._close_oldest()
+            self._send_for_wanted()
         self._open.move_to_end(shard)
         return self._open[shard]
 
-    def _indexed(self, shard: int) -> tuple[int, list[Member]]:
-        name, examples = self._shards[shard].name, self._shards[shard].examples
-        descriptor = self._cache.open(self._shards[shard])
+    def _arrived(self, shard: int) -> int:
+        if shard not in self._coming:
+            self._send_for(shard)
+        while True:
+            try:
+                return self._coming.pop(shard).result()
+            except CacheFull:
+                if not self._give_way():
+                    raise
+                self._send_for(shard)
+
+    def _give_way(self) -> bool:
+        """Let go of a shard, for what we hold ourselves may be what is in the way."""
+        if self._open:
+            self._close_oldest()
+            return True
+        while self._coming:  # from the one that is needed last
+            shard, future = self._coming.popitem()
+            self._wanted = {shard: None, **self._wanted}
+            if _give_up(future):
+                return True
+        return False
+
+    def _indexed(self, shard: int, descriptor: int) -> list[Member]:
+        place = self._places[shard]
         try:
-            members = index(descriptor)
-            if len(members) != examples:
-                raise DataError(
-                    f"{name} holds {len(members)} examples, the manifest says {examples}"
-                )
+            members = index(descriptor, verified=True)
         except (tarfile.TarError, OSError) as error:
-            os.close(descriptor)
-            raise DataError(f"{name} is not a tar file: {error}") from error
-        except DataError:
-            os.close(descriptor)
-            raise
-        return descriptor, members
+            raise DataError(f"{place} is not a tar file: {error}") from error
+        if len(members) != place.shard.examples:
+            raise DataError(
+                f"{place} holds {len(members)} examples, the manifest says {place.shard.examples}"
+            )
+        return members
+
+
+def _give_up(download: Future[int]) -> bool:
+    """Close the shard that a download brought; False where it brought none."""
+    if download.cancel() or download.exception() is not None:
+        return False
+    os.close(download.result())
+    return True

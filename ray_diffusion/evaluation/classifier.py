@@ -73,7 +73,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _fit(model: Classifier, dataset: Dataset) -> None:
-    images, labels, _ = dataset.read(0, min(len(dataset), MOST_IMAGES))
+    images, labels, *_ = dataset.read(0, min(len(dataset), MOST_IMAGES))
     epochs = max(1, min(MOST_EPOCHS, LEARNING_IMAGES // len(images)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     steps = epochs * -(-len(images) // LEARNING_BATCH)

@@ -105,9 +105,9 @@ def refer(train: Dataset, features: Features) -> Reference:
     """
     onto = directions(train.manifest.channels * train.manifest.image_size**2) / 127.5  # to [-1, 1]
     described, projections = [], []
-    for images, _, _ in in_batches(train, REFERENCE_IMAGES):
-        described.append(features.embed(images))
-        projections.append(project(_flat(images), onto))
+    for batch in in_batches(train, REFERENCE_IMAGES):
+        described.append(features.embed(batch.images))
+        projections.append(project(_flat(batch.images), onto))
     found = np.concatenate(described)
     return Reference(features, found, reach(found), onto, np.concatenate(projections))
 

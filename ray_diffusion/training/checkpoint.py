@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ray_diffusion.config import Config, dump
+from ray_diffusion.data.training_set import TrainingSet
 from ray_diffusion.errors import UsageError
 from ray_diffusion.storage import MANIFEST, Directory
 from ray_diffusion.training.state import TrainState
@@ -37,14 +38,14 @@ def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
 
-def write(directory: Path, state: TrainState, config: Config, fingerprint: str) -> None:
+def write(directory: Path, state: TrainState, config: Config, data: TrainingSet) -> None:
     """Write the state into an empty local directory.
 
     Args:
         directory: Where to; exists.
         state: What to write.
         config: The run's resolved configuration.
-        fingerprint: Of the dataset; a checkpoint refuses to go on with another one.
+        data: What is trained on; a checkpoint refuses to go on with anything else.
     """
     save_file(_weights(state.network), directory / "model.safetensors")
     save_file(_weights(state.average), directory / "ema.safetensors")
@@ -52,7 +53,8 @@ def write(directory: Path, state: TrainState, config: Config, fingerprint: str) 
     facts = {
         "images_seen": state.images_seen,
         "steps": state.steps,
-        "dataset_fingerprint": fingerprint,
+        "dataset_fingerprint": data.fingerprint,
+        "order": data.order_state(),
         "metrics": state.metrics,
         "best": state.best,
         "profile": state.profile,
@@ -61,23 +63,28 @@ def write(directory: Path, state: TrainState, config: Config, fingerprint: str) 
     (directory / "config.yaml").write_text(dump(config))
 
 
-def load(directory: Path, state: TrainState, fingerprint: str, device: torch.device) -> None:
+def load(
+    directory: Path, state: TrainState, data: TrainingSet, device: torch.device
+) -> TrainingSet:
     """Continue from a checkpoint.
 
     Args:
         directory: A whole checkpoint, on this machine.
         state: Overwritten.
-        fingerprint: Of the dataset that training will read.
+        data: What training will read.
         device: Where the state lives.
+
+    Returns:
+        The data in the order in which the checkpoint has read it.
 
     Raises:
         UsageError: If the checkpoint was trained on other data.
     """
     facts = json.loads((directory / "state.json").read_text())
-    if facts["dataset_fingerprint"] != fingerprint:
+    if facts["dataset_fingerprint"] != data.fingerprint:
         raise UsageError(
             f"the checkpoint was trained on dataset {facts['dataset_fingerprint']}, "
-            f"data.dataset_url now holds {fingerprint}; choose another run.name"
+            f"data.dataset_url now holds {data.fingerprint}; choose another run.name"
         )
     state.network.load_state_dict(load_file(directory / "model.safetensors", device=str(device)))
     state.average.load_state_dict(load_file(directory / "ema.safetensors", device=str(device)))
@@ -86,6 +93,7 @@ def load(directory: Path, state: TrainState, fingerprint: str, device: torch.dev
     state.images_seen, state.steps = facts["images_seen"], facts["steps"]
     state.metrics, state.best = facts["metrics"], facts["best"]
     state.profile = facts["profile"]
+    return data.in_order(facts["order"])
 
 
 def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str | None:

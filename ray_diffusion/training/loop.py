@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ray_diffusion.config import Config
-from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Batch, Dataset
+from ray_diffusion.data.reader import Batch
+from ray_diffusion.data.stream import Stream, batches
+from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.errors import Diverged, Preempted
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import explained
@@ -31,6 +32,7 @@ class _Interval:
     def __init__(self) -> None:
         self.steps, self.images, self.waited = 0, 0, 0.0
         self.loss: Tensor | float = 0.0
+        self.bad: Tensor | float = 0.0
         self.started = time.perf_counter()
 
     def add(self, result: StepResult, images: int, waited: float) -> None:
@@ -38,16 +40,19 @@ class _Interval:
         self.images += images
         self.waited += waited
         self.loss = self.loss + result.loss  # stays on the device: no wait for it in the step
+        self.bad = self.bad + result.bad_examples
 
     def metrics(self, last: StepResult) -> dict[str, float]:
         loss, seconds = float(self.loss) / self.steps, time.perf_counter() - self.started
-        return {
+        found = {
             "train/loss": loss,
             "train/grad_norm": float(last.grad_norm),
             "train/lr": last.lr,
             "train/images_per_second": self.images / seconds,
             "train/data_wait_fraction": self.waited / seconds,
         }
+        bad = float(self.bad)
+        return found | {"train/bad_examples": bad} if bad else found
 
 
 def _check_finite(metrics: dict[str, float], images_seen: int) -> None:
@@ -65,32 +70,29 @@ class _Training:
     def __init__(self, config: Config, harness: Harness, device: torch.device) -> None:
         self.config, self.harness, self.device = config, harness, device
         self.rank, self.world = rank_and_world()
-        data = config.data
-        self.train, self.val = (
-            Dataset(data.dataset_url, split, data.image_size, data.cache_bytes)
-            for split in ("train", "val")
-        )
-        self.fingerprint = self.train.manifest.fingerprint
+        self.train = open_training_set(config.data, quarantine_url(config))
+        self.val = open_split(config.data, "val", quarantine_url(config))
         self.table = logsnr_table(config).to(device)
         self.state = initial_state(config, device)
         with tempfile.TemporaryDirectory() as scratch:
             if harness.restore(Path(scratch)):
-                checkpoint.load(Path(scratch), self.state, self.fingerprint, device)
+                self.train = checkpoint.load(Path(scratch), self.state, self.train, device)
 
     def run(self) -> None:
         """Train to the end of the budget, or until a worker is asked to stop."""
         config, data = self.config, self.config.data
-        stream = self.train.stream(
-            Order(self.train.sizes, config.run.seed),
+        stream = Stream(
+            self.train,
+            config.run.seed,
             self.state.images_seen,
             data.global_batch_size,
             self.rank,
             self.world,
-            data.workers,
-            config.run.seed if data.horizontal_flip else None,
+            data.horizontal_flip,
         )
-        with closing(stream) as batches:
-            self._train(batches)
+        pin_memory = self.device.type == "cuda"
+        with closing(batches(stream, data.workers, pin_memory)) as found, closing(self.val):
+            self._train(found)
 
     def _train(self, batches: Iterator[Batch]) -> None:
         state, interval = self.state, _Interval()
@@ -113,11 +115,6 @@ class _Training:
                     f"stopped after {state.images_seen:,} images, with a checkpoint; "
                     "the same command continues"
                 )
-
-    def close(self) -> None:
-        """Close all files."""
-        self.train.close()
-        self.val.close()
 
     def _due(self, every: int) -> bool:
         """Whether this step crossed a multiple of ``every`` images, or was the last."""
@@ -162,8 +159,13 @@ class _Training:
         if self.rank == 0:
             with tempfile.TemporaryDirectory() as scratch:
                 with explained("write a checkpoint to", scratch):
-                    checkpoint.write(Path(scratch), self.state, self.config, self.fingerprint)
+                    checkpoint.write(Path(scratch), self.state, self.config, self.train)
                 self.harness.save(Path(scratch), self.state.images_seen)
+
+
+def quarantine_url(config: Config) -> str:
+    """Where a run writes down the examples that it could not use."""
+    return f"{config.run.storage_url}/{config.run.name}/quarantine"
 
 
 def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, Any]:
@@ -185,10 +187,7 @@ def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, An
         Preempted: If a worker was asked to stop; a checkpoint was saved.
     """
     training = _Training(config, harness, device)
-    try:
-        training.run()
-    finally:
-        training.close()
+    training.run()
     state = training.state
     return {
         "images_seen": state.images_seen,

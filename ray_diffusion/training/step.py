@@ -27,12 +27,14 @@ class StepResult(NamedTuple):
         grad_norm: Norm of the gradient before clipping, a scalar on the device.
         lr: The learning rate of the step.
         stop_votes: How many workers asked to stop, a scalar on the device.
+        bad_examples: How many of the global batch could not be used, a scalar on the device.
     """
 
     loss: Tensor
     grad_norm: Tensor
     lr: float
     stop_votes: Tensor
+    bad_examples: Tensor
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -99,13 +101,14 @@ def train_step(
         The result of the step.
     """
     device = table.device
-    losses = _losses(state, batch, config, table)
+    losses = _losses(state, batch, config, table) * batch.weights.to(device)
     loss = losses.sum() / config.data.global_batch_size
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
 
     parameters = [p for p in state.network.parameters() if p.grad is not None]
-    facts = torch.stack([loss.detach(), torch.tensor(float(stop), device=device)])
+    told = torch.tensor([float(stop), float(batch.bad)], device=device)
+    facts = torch.cat([loss.detach()[None], told])
     sum_over_workers([p.grad for p in parameters if p.grad is not None] + [facts])
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.grad_clip)
 
@@ -118,4 +121,4 @@ def train_step(
     ema.update(state.average, state.network, decay)
     state.steps += 1
     state.images_seen += config.data.global_batch_size
-    return StepResult(facts[0], grad_norm, lr, facts[1])
+    return StepResult(facts[0], grad_norm, lr, facts[1], facts[2])

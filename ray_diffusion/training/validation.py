@@ -32,14 +32,15 @@ PREVIEW_COLUMNS = 10
 
 def _batches(
     dataset: Dataset, positions: list[int], device: torch.device, classes: int
-) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """This worker's share of images, labels and positions."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor, list[int]]]:
+    """This worker's share of images, labels, weights and positions."""
     rank, world = rank_and_world()
     for start in range(rank * BATCH, len(positions), world * BATCH):
         chosen = positions[start : start + BATCH]
         batch = dataset.at(chosen)
         labels = batch.labels if classes else torch.zeros_like(batch.labels)
-        yield encode(batch.images.to(device)), labels.to(device), chosen
+        weights = batch.weights.to(device).double()
+        yield encode(batch.images.to(device)), labels.to(device), weights, chosen
 
 
 @torch.no_grad()
@@ -61,7 +62,8 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
     """
     device, classes = table.device, config.model.num_classes or 0
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    for x0, labels, positions in _batches(dataset, dataset.spread(len(dataset)), device, classes):
+    everything = dataset.spread(len(dataset))
+    for x0, labels, weights, positions in _batches(dataset, everything, device, classes):
         noise = per_example_noise("validation noise", 0, positions, x0.shape[1:], device)
         timesteps = [
             int(torch.randint(len(table), (), generator=generator("validation timestep", i)))
@@ -71,7 +73,7 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
             config.diffusion.timestep_sampling, table, torch.tensor(timesteps, device=device)
         )
         losses = denoising_loss(average, x0, labels, levels, noise, objective_of(config))
-        total += torch.stack([losses.double().sum(), losses.new_tensor(len(losses)).double()])
+        total += torch.stack([(weights * losses).sum(), weights.sum()])
     sum_over_workers([total])
     return float(total[0] / total[1])
 
@@ -97,17 +99,18 @@ def errors_at(
     """
     device, classes = next(average.parameters()).device, config.model.num_classes or 0
     model, chosen = denoiser_of(average, config), dataset.spread(MOST_PROFILED)
-    total = torch.zeros(len(levels), dtype=torch.float64, device=device)
-    for x0, labels, positions in _batches(dataset, chosen, device, classes):
+    total = torch.zeros(1 + len(levels), dtype=torch.float64, device=device)
+    for x0, labels, weights, positions in _batches(dataset, chosen, device, classes):
         condition = torch.full_like(labels, classes) if hidden else labels
         for k, level in enumerate(levels):
             noise = per_example_noise(
                 f"{SCORE_VERSION} {level}", 0, positions, x0.shape[1:], device
             )
             logsnr = torch.full((len(x0),), float(level), dtype=torch.float64, device=device)
-            total[k] += eps_error(model, x0, condition, logsnr, noise).sum()
+            total[k] += (weights * eps_error(model, x0, condition, logsnr, noise)).sum()
+        total[-1] += weights.sum()
     sum_over_workers([total])
-    return total.cpu() / len(chosen)
+    return total[:-1].cpu() / total[-1].cpu()
 
 
 def validate(

@@ -50,11 +50,12 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running head node and the environment of commands that use it."""
+    """A running head node, the environment of commands that use it, and where Ray's files are."""
 
     dashboard: str
     env: dict[str, str]
     pid: int
+    temp: str
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
         """Start a verb as a user would."""
@@ -128,7 +129,7 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
 
     try:
         wait_for(ready, "the cluster")
-        yield Cluster(dashboard, env | {"RAY_ADDRESS": f"127.0.0.1:{ports[0]}"}, head.pid)
+        yield Cluster(dashboard, env | {"RAY_ADDRESS": f"127.0.0.1:{ports[0]}"}, head.pid, temp)
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         head.wait(60)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from local_cluster import TINY, Cluster
 
-from ray_diffusion.data.pack import pack
+from ray_diffusion.data.packing.embedded import digits
+from ray_diffusion.data.packing.pack import pack
+from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.tracking.spool import Spool
 
 pytestmark = pytest.mark.ray
@@ -36,7 +38,7 @@ def test_a_diverged_run_ends_at_once_with_exit_code_4(cluster: Cluster, tmp_path
 def test_a_damaged_shard_ends_all_workers_at_once_with_exit_code_3(
     cluster: Cluster, tmp_path: Path
 ):
-    pack("digits", str(tmp_path / "data"), 8, examples_per_shard=100)
+    pack(digits(None), Recipe(examples_per_shard=100), str(tmp_path / "data"))
     victim = sorted((tmp_path / "data").glob("train-*.tar"))[5]
     content = bytearray(victim.read_bytes())
     content[1000] ^= 1

@@ -10,7 +10,9 @@ from ray_diffusion.cluster.lineage import ORIGIN
 from ray_diffusion.cluster.plan import CONFIG, prepare
 from ray_diffusion.cluster.summary import Summary
 from ray_diffusion.config import Config
-from ray_diffusion.data.pack import pack
+from ray_diffusion.data.packing.embedded import digits
+from ray_diffusion.data.packing.pack import pack
+from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.errors import ConfigError, DataError, StorageError, UsageError
 
 
@@ -28,7 +30,7 @@ def test_a_plan_knows_what_follows_from_the_dataset(tmp_path: Path):
     plan = prepare(configured(tmp_path))
     assert plan.config.model.num_classes == 10
     assert plan.config.model.image_channels == 1
-    assert (plan.train_images, plan.val_images) == (1438, 359)
+    assert (plan.train_images, plan.val_images) == (1423, 374)
     assert "500 steps of 128 = 64,000 images (45 epochs)" in plan.describe()
     assert not (tmp_path / "runs").exists()
 
@@ -76,7 +78,7 @@ def test_a_changed_configuration_is_refused_with_the_keys_that_differ(tmp_path: 
 def test_a_relative_dataset_is_the_same_dataset_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pack("digits", str(tmp_path / "data"), 8)
+    pack(digits(None), Recipe(), str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     plan = prepare(configured(tmp_path, "data.dataset_url=data"))
     assert plan.config.data.dataset_url == str(tmp_path / "data")

@@ -1,14 +1,18 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+from scripted_storage import Script, ScriptedFileSystem, as_usual
+
+from ray_diffusion.data import cache as cache_module
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's cache is."""
+    """Where this test's cache is; tries to fill it follow each other at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache_module, "FIRST_WAIT_S", 0)
     return tmp_path / "cache" / "ray_diffusion"
 
 
@@ -25,3 +29,16 @@ def remote(tmp_path: Path) -> Iterator[str]:
 def url(request: pytest.FixtureRequest, tmp_path: Path, remote: str) -> str:
     """A place for a dataset, on this machine and elsewhere."""
     return remote if request.param == "remote" else str(tmp_path / "dataset")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], list[str]]:
+    """Says what downloads from ``scripted://`` do; returns the growing list of their names."""
+    monkeypatch.setattr(ScriptedFileSystem, "downloads", [])
+
+    def play(script: Script = as_usual) -> list[str]:
+        monkeypatch.setattr(ScriptedFileSystem, "script", staticmethod(script))
+        return ScriptedFileSystem.downloads
+
+    play()
+    return play

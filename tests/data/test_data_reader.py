@@ -1,103 +1,27 @@
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import pytest
 import tiny_dataset
 import torch
-from tiny_dataset import SIDE, example, numbered, png
+from tiny_dataset import PLENTY, SIDE, example, numbered, png, seen
 
-from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Batch, Dataset
+from ray_diffusion.data import reader
+from ray_diffusion.data.decode import decode
+from ray_diffusion.data.reader import DECODED_BYTES, READ_OPEN, Dataset
 from ray_diffusion.errors import DataError, StorageError
 from ray_diffusion.storage import Directory
 
 SIZES = [5, 9, 1, 7]
-N = sum(SIZES)
-SEED = 3
-PLENTY = 1 << 30  # bytes
 
 
 @pytest.fixture
 def train(url: str) -> Iterator[Dataset]:
     tiny_dataset.write(url, numbered(SIZES))
-    dataset = Dataset(url, "train", SIDE, PLENTY)
-    yield dataset
-    dataset.close()
-
-
-def seen(batch: Batch) -> list[tuple[int, int, bool, int]]:
-    """Position, number, whether it is mirrored and label of each example of a batch."""
-    left, right = batch.images[:, 0, :, 0], batch.images[:, 0, :, -1]
-    numbers = torch.maximum(left, right)[:, 0]
-    for image, number in zip(batch.images, numbers, strict=True):
-        assert image.sum() == SIDE * int(number)
-    mirrored = (right > left)[:, 0]
-    columns = (batch.positions, numbers, mirrored, batch.labels)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def batches(
-    dataset: Dataset,
-    consumed: int,
-    batch: int,
-    world: int,
-    threads: int,
-    steps: int,
-    flip_seed: int | None = SEED,
-) -> list[list[tuple[int, int, bool, int]]]:
-    """Each global batch, sorted, as all workers together read it."""
-    ranks = []
-    for rank in range(world):
-        order = Order(dataset.sizes, SEED)
-        stream = dataset.stream(order, consumed, batch, rank, world, threads, flip_seed)
-        ranks.append([seen(part) for part in islice(stream, steps)])
-        stream.close()
-    return [sorted(chain(*parts)) for parts in zip(*ranks, strict=True)]
-
-
-@pytest.mark.parametrize(("world", "threads"), [(1, 3), (2, 0), (2, 2), (3, 0), (4, 2), (7, 1)])
-def test_any_number_of_workers_and_threads_reads_the_same_batches(
-    train: Dataset, world: int, threads: int
-):
-    # Seven steps of 8 are two and a half epochs.
-    assert batches(train, 0, 8, world, threads, 7) == batches(train, 0, 8, 1, 0, 7)
-
-
-def test_the_examples_are_those_the_order_names(train: Dataset):
-    starts = np.cumsum([0, *SIZES])
-    positions = np.arange(3 * N)
-    _, shards, indices = Order(SIZES, SEED).locate(positions)
-    numbers = (1 + starts[shards] + indices).tolist()
-    found = list(chain(*batches(train, 0, N, 2, 0, 3)))
-    assert [(p, number, label) for p, number, _, label in found] == [
-        (p, number, number % 3) for p, number in zip(positions.tolist(), numbers, strict=True)
-    ]
-
-
-def test_a_resumed_reader_goes_on_with_the_same_examples_and_flips(train: Dataset):
-    whole = list(chain(*batches(train, 0, 9, 1, 0, 8)))
-    parts = [
-        *batches(train, 0, 5, 2, 0, 3),
-        *batches(train, 15, 7, 3, 2, 5),
-        *batches(train, 50, 22, 4, 0, 1),
-    ]
-    assert list(chain(*parts)) == whole
-
-
-def test_half_of_the_images_are_mirrored_and_not_the_same_half_each_epoch(train: Dataset):
-    epochs = batches(train, 0, N, 1, 0, 40)
-    halves = [{number for _, number, mirrored, _ in epoch if mirrored} for epoch in epochs]
-    share = sum(map(len, halves)) / (40 * N)
-    assert 0.43 < share < 0.57  # four standard deviations of 880 fair coins
-    assert len(set(map(frozenset, halves))) == 40
-    assert batches(train, 0, N, 1, 0, 1, flip_seed=SEED + 1)[0] != epochs[0]
-
-
-def test_without_a_flip_seed_nothing_is_mirrored(train: Dataset):
-    assert not any(mirrored for _, _, mirrored, _ in batches(train, 0, N, 1, 0, 1, None)[0])
+    with Dataset(url, "train", SIDE, PLENTY) as dataset:
+        yield dataset
 
 
 def test_reading_a_split_covers_it_once_in_the_order_of_its_shards(url: str):
@@ -120,7 +44,8 @@ def test_batches_are_uint8_images_and_int64_labels(train: Dataset):
 def test_colour_images_have_three_channels(tmp_path):
     pixels = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)
     tiny_dataset.write(str(tmp_path), [[{"png": png(pixels), "cls": b"0"}]], channels=3)
-    images = Dataset(str(tmp_path), "train", SIDE, PLENTY).read(0, 1).images
+    with Dataset(str(tmp_path), "train", SIDE, PLENTY) as dataset:
+        images = dataset.read(0, 1).images
     assert images[0].permute(1, 2, 0).numpy().tolist() == pixels.tolist()
 
 
@@ -137,29 +62,59 @@ def test_files_other_than_image_and_label_are_no_matter(tmp_path):
     assert [number for _, number, _, _ in seen(batch)] == [1, 2]
 
 
-def test_leaving_a_stream_early_ends_its_threads(train: Dataset):
-    before = threading.active_count()
-    stream = train.stream(Order(train.sizes, SEED), 0, 4, 0, 1, threads=3)
-    next(stream)
-    assert threading.active_count() > before
-    stream.close()
-    assert threading.active_count() == before
+def test_examples_are_read_in_any_order_and_more_than_once(train: Dataset):
+    positions = [21, 0, 5, 13, 14, 0, 15, 4]
+    batch = train.at(positions)
+    assert [(one.position, one.number) for one in seen(batch)] == [(p, p + 1) for p in positions]
 
 
-def problem(url: str, threads: int = 0) -> str:
+def test_a_split_of_more_shards_than_are_kept_open_is_read(url: str):
+    count = 2 * READ_OPEN + 3
+    tiny_dataset.write(url, numbered([1] * count))
+    with Dataset(url, "train", SIDE, PLENTY) as dataset:
+        for _ in range(2):
+            numbers = [one.number for one in seen(dataset.read(0, count))]
+            assert numbers == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(("count", "positions"), [(1, [0]), (4, [0, 5, 11, 16]), (22, range(22))])
+def test_positions_are_spread_evenly(train: Dataset, count: int, positions: list[int]):
+    assert train.spread(count) == list(positions)
+    assert train.spread(100) == list(range(22))
+
+
+def test_a_closed_dataset_can_be_read_again(train: Dataset):
+    first = seen(train.read(0, 3))
+    train.close()
+    train.close()
+    assert seen(train.read(0, 3)) == first
+
+
+def test_a_batch_does_not_share_memory_with_what_is_kept_for_the_next(train: Dataset):
+    train.read(0, 3).images.zero_()
+    assert [one.number for one in seen(train.read(0, 3))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(DECODED_BYTES, 22), (0, 44)])
+def test_small_images_are_decoded_once_and_large_sets_not_kept(
+    url: str, monkeypatch: pytest.MonkeyPatch, kept: int, reads: int
+):
+    monkeypatch.setattr(reader, "DECODED_BYTES", kept)
+    decoded = []
+    monkeypatch.setattr(reader, "decode", lambda *of: decoded.append(1) or decode(*of))
+    tiny_dataset.write(url, numbered(SIZES))
+    with Dataset(url, "train", SIDE, PLENTY) as dataset:
+        for _ in range(2):
+            dataset.read(0, 22)
+    assert len(decoded) == reads
+
+
+def problem(url: str) -> str:
     """What is said where a dataset cannot be read."""
-    with pytest.raises(DataError) as error:
-        _read_all(url, threads)
+    with Dataset(url, "train", SIDE, PLENTY) as dataset, pytest.raises(DataError) as error:
+        dataset.read(0, len(dataset))
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def _read_all(url: str, threads: int) -> None:
-    dataset = Dataset(url, "train", SIDE, PLENTY)
-    try:
-        next(dataset.stream(Order(dataset.sizes, SEED), 0, len(dataset), 0, 1, threads))
-    finally:
-        dataset.close()
 
 
 def test_another_image_size_is_refused_before_anything_is_read(url: str):
@@ -177,15 +132,14 @@ def test_an_empty_split_is_refused(url: str, val: list[list[tiny_dataset.Files]]
     assert str(error.value) == f"{url} has no examples in its 'val' split"
 
 
-@pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("at", [0, 600, -1], ids=["header", "image", "end"])
-def test_a_flipped_byte_in_a_shard_is_found(url: str, at: int, threads: int):
+def test_a_flipped_byte_in_a_shard_is_found(url: str, at: int):
     shard = tiny_dataset.write(url, numbered([3, 4])).splits["train"][1]
     directory = Directory(url)
     content = bytearray(directory.read(shard.name) or b"")
     content[at] ^= 1
     directory.write(shard.name, bytes(content))
-    line = problem(url, threads)
+    line = problem(url)
     assert line.startswith(f"shard {url}/train-1.tar is damaged: {shard.bytes} bytes, CRC ")
     assert line.endswith("; pack the dataset again")
 
@@ -209,8 +163,11 @@ def test_a_directory_in_the_place_of_a_shard_is_one_line(tmp_path):
     tiny_dataset.write(str(tmp_path), numbered([3]))
     (tmp_path / "train-0.tar").unlink()
     (tmp_path / "train-0.tar").mkdir()
-    with pytest.raises(StorageError) as error:
-        _read_all(str(tmp_path), 0)
+    with (
+        Dataset(str(tmp_path), "train", SIDE, PLENTY) as dataset,
+        pytest.raises(StorageError) as error,
+    ):
+        dataset.read(0, 1)
     assert str(error.value) == f"cannot read {tmp_path}/train-0.tar: Is a directory"
 
 
@@ -227,11 +184,11 @@ BAD = {
     "label in words": (example(7) | {"cls": b"cat"}, "has label b'cat', the manifest says 0 to 2"),
     "other side": (
         {"png": png(np.zeros((8, 8), np.uint8)), "cls": b"0"},
-        "has shape (1, 8, 8), the manifest says (1, 4, 4)",
+        "has shape (1, 8, 8) of uint8, the manifest says (1, 4, 4) of uint8",
     ),
     "colour": (
         {"png": png(np.zeros((SIDE, SIDE, 3), np.uint8)), "cls": b"0"},
-        "has shape (3, 4, 4), the manifest says (1, 4, 4)",
+        "has shape (3, 4, 4) of uint8, the manifest says (1, 4, 4) of uint8",
     ),
 }
 
@@ -239,7 +196,7 @@ BAD = {
 @pytest.mark.parametrize(("files", "what"), BAD.values(), ids=BAD)
 def test_a_bad_example_in_an_intact_shard_is_named(url: str, files: tiny_dataset.Files, what: str):
     tiny_dataset.write(url, [[example(1)], [example(2), files, example(3)]])
-    assert problem(url) == f"train-1.tar: example 'example-1' {what}"
+    assert problem(url) == f"{url}/train-1.tar: example 'example-1' {what}"
 
 
 def test_a_damaged_png_is_read_or_refused_but_never_a_crash(tmp_path):
@@ -262,10 +219,10 @@ def test_a_shard_with_fewer_or_more_examples_than_said_is_refused(url: str):
     for count in (2, 4):
         wrong = {"train": (replace(said["train"][0], examples=count),)}
         tiny_dataset.write(url, numbered([3]), splits=said | wrong)
-        assert problem(url) == f"train-0.tar holds 3 examples, the manifest says {count}"
+        assert problem(url) == f"{url}/train-0.tar holds 3 examples, the manifest says {count}"
 
 
 def test_a_shard_that_is_no_tar_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_dataset, "tar", lambda examples: b"not a tar " * 100)
     tiny_dataset.write(str(tmp_path), numbered([3]))
-    assert problem(str(tmp_path)).startswith("train-0.tar is not a tar file: ")
+    assert problem(str(tmp_path)).startswith(f"{tmp_path}/train-0.tar is not a tar file: ")

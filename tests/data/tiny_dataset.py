@@ -3,19 +3,34 @@
 import hashlib
 import io
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import webdataset
 from numpy.typing import NDArray
 from PIL import Image
 
+from ray_diffusion.data.corruption import CorruptPolicy
+from ray_diffusion.data.locality import Locality
 from ray_diffusion.data.manifest import Manifest, Shard
-from ray_diffusion.storage import MANIFEST, Directory
+from ray_diffusion.data.reader import FAIL, Batch, Dataset
+from ray_diffusion.data.training_set import TrainingSet
+from ray_diffusion.storage import Directory
 
 SIDE = 4
 CLASSES = ("a", "b", "c")
+PLENTY = 1 << 30  # bytes
 Files = dict[str, bytes]  # of one example, by extension
+
+
+class Seen(NamedTuple):
+    """An example as it was read."""
+
+    position: int
+    number: int
+    mirrored: bool
+    label: int
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -78,5 +93,30 @@ def write(
         "packer": {},
     }
     written = Manifest(**(said | manifest))
-    directory.write(MANIFEST, written.to_json())
+    written.write(directory)
     return written
+
+
+def opened(
+    *urls: str,
+    weights: tuple[float, ...] = (),
+    lanes: int = 3,
+    block: int = 8,
+    policy: CorruptPolicy = FAIL,
+    cache_bytes: int = PLENTY,
+) -> TrainingSet:
+    """The train splits of datasets, in an order small enough to have several blocks a lane."""
+    datasets = tuple(Dataset(url, "train", SIDE, cache_bytes, policy) for url in urls)
+    localities = (Locality(lanes, block),) * len(urls)
+    return TrainingSet(datasets, weights or (1.0,) * len(urls), localities)
+
+
+def seen(batch: Batch) -> list[Seen]:
+    """What can be told of each example of a batch."""
+    left, right = batch.images[:, 0, :, 0], batch.images[:, 0, :, -1]
+    numbers = torch.maximum(left, right)[:, 0]
+    for image, number in zip(batch.images, numbers, strict=True):
+        assert image.sum() == SIDE * int(number)
+    mirrored = (right > left)[:, 0]
+    columns = (batch.positions, numbers, mirrored, batch.labels)
+    return [Seen(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

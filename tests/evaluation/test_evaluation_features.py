@@ -11,33 +11,28 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from toy_source import toy_source
 
 from ray_diffusion.data.manifest import Manifest, Shard
-from ray_diffusion.data.pack import pack
+from ray_diffusion.data.packing.pack import pack
+from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.reader import Dataset
-from ray_diffusion.data.sources import SOURCES, Example, Source
 from ray_diffusion.errors import DataError, StorageError, UsageError
 from ray_diffusion.evaluation.classifier import classifier_of
 from ray_diffusion.evaluation.features import FEATURES, features_of
-from ray_diffusion.storage import MANIFEST, Directory
+from ray_diffusion.storage import Directory
 
 PLENTY = 1 << 30  # bytes
 pytestmark = pytest.mark.usefixtures("_cached")
 
 
 @pytest.fixture
-def bars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Dataset:
+def bars(tmp_path: Path) -> Dataset:
     """A dataset of two classes that a classifier learns in no time."""
-
-    def source(image_size: int) -> Source:
-        lines = np.zeros((2, image_size, image_size), np.uint8)
-        lines[0, 1] = lines[1, :, 1] = 255
-        return Source(
-            ("row", "column"), (Example(f"bar-{i:03d}", lines[i % 2] - i, i % 2) for i in range(80))
-        )
-
-    monkeypatch.setitem(SOURCES, "bars", source)
-    pack("bars", str(tmp_path / "bars"), 8)
+    lines = np.zeros((2, 8, 8), np.uint8)
+    lines[0, 1] = lines[1, :, 1] = 255
+    source = toy_source("bars", ("row", "column"), (lines[i % 2] - i for i in range(80)))
+    pack(source, Recipe(), str(tmp_path / "bars"))
     return Dataset(str(tmp_path / "bars"), "train", 8, PLENTY)
 
 
@@ -55,7 +50,7 @@ def classless(tmp_path: Path) -> Dataset:
     directory.write("train.tar", content)
     listed = (Shard("train.tar", 10, len(content), zlib.crc32(content), ""),)
     manifest = Manifest(8, 1, (), {"train": listed, "val": listed}, {}, [0.0], [0.0], {}, {})
-    directory.write(MANIFEST, manifest.to_json())
+    manifest.write(directory)
     return Dataset(directory.url, "train", 8, PLENTY)
 
 

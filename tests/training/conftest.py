@@ -1,13 +1,12 @@
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from toy import World, configured, stripes
 
 from ray_diffusion.config import Config
-from ray_diffusion.data.pack import pack
-from ray_diffusion.data.sources import SOURCES
+from ray_diffusion.data.packing.pack import pack
+from ray_diffusion.data.packing.recipe import Recipe
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,9 +17,8 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def packed(directory: Path, offset: int) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SOURCES, "stripes", partial(stripes, offset=offset))
-        pack("stripes", str(directory), image_size=8, val_fraction=0.25, examples_per_shard=64)
+    # Some of the images are equal, and counted on.
+    pack(stripes(offset), Recipe(examples_per_shard=64, duplicates="keep"), str(directory))
     return directory
 
 

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ from toy import BATCH, CPU, World
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
+from ray_diffusion.data.training_set import open_training_set
 from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
 from ray_diffusion.training.state import TrainState, initial_state
@@ -29,12 +29,8 @@ def restored(world: World, run: Config, into: Path) -> TrainState:
     into.mkdir()
     assert world.harness().restore(into)
     state = initial_state(config.override(run, {"run.seed": 99}), CPU)
-    checkpoint.load(into, state, fingerprint_of(into), CPU)
+    checkpoint.load(into, state, open_training_set(run.data), CPU)
     return state
-
-
-def fingerprint_of(directory: Path) -> str:
-    return json.loads((directory / "state.json").read_text())["dataset_fingerprint"]
 
 
 def test_names_sort_by_age():
@@ -86,7 +82,7 @@ def test_a_restored_state_is_the_saved_one(undisturbed: World, run: Config, tmp_
     state = restored(undisturbed, run, tmp_path / "saved")
     assert (state.images_seen, state.steps) == (10 * BATCH, 10)
     (tmp_path / "again").mkdir()
-    checkpoint.write(tmp_path / "again", state, run, fingerprint_of(tmp_path / "saved"))
+    checkpoint.write(tmp_path / "again", state, run, open_training_set(run.data))
     for file in ("model.safetensors", "ema.safetensors", "state.json", "config.yaml"):
         saved, again = (tmp_path / name / file for name in ("saved", "again"))
         assert saved.read_bytes() == again.read_bytes(), file

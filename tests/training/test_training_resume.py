@@ -98,7 +98,7 @@ def test_a_run_killed_anywhere_ends_as_if_undisturbed(
         assert not world.warnings  # an unfinished checkpoint is no damage
 
 
-def test_a_resumed_run_may_read_ahead_with_threads(
+def test_a_resumed_run_may_read_ahead_in_other_processes(
     run: Config, undisturbed: World, stopped: World, tmp_path: Path
 ):
     world = copied(stopped, tmp_path / "run")

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from two_workers import awake, val_loss
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.reader import Batch, Dataset
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import validation
 from ray_diffusion.training.state import initial_state
-from ray_diffusion.training.validation import previews, validation_loss
+from ray_diffusion.training.validation import errors_at, previews, validation_loss
 
 
 @pytest.fixture
@@ -53,6 +53,31 @@ def test_validation_touches_neither_weights_nor_the_global_generator(run: Config
     validation_loss(network, val, run, logsnr_table(run))
     assert torch.get_rng_state().equal(before)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_an_example_of_weight_0_is_no_matter(
+    run: Config, val: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    network, table, at = awake(run), logsnr_table(run), val.at
+
+    def losses(unusable: range, value: int) -> list[float]:
+        """The figures where some examples have weight 0 and any image."""
+
+        def masked(positions: Sequence[int]) -> Batch:
+            batch = at(positions)
+            bad = torch.isin(torch.tensor(positions), torch.tensor(unusable))
+            images = torch.where(bad[:, None, None, None], value, batch.images)
+            return batch._replace(images=images.byte(), weights=1 - bad.float())
+
+        monkeypatch.setattr(val, "at", masked)
+        errors = errors_at([0], network, val, run, hidden=False)
+        return [validation_loss(network, val, run, table), *errors.tolist()]
+
+    odd, even, nothing = range(1, len(val), 2), range(0, len(val), 2), range(0)
+    assert losses(odd, 0) == losses(odd, 255)
+    assert losses(even, 0) == losses(even, 255)
+    mean = [(a + b) / 2 for a, b in zip(losses(odd, 0), losses(even, 0), strict=True)]
+    assert mean == pytest.approx(losses(nothing, 0), rel=1e-9)
 
 
 @pytest.mark.parametrize(("classes", "columns"), [(0, 10), (3, 3), (10, 10), (40, 10)])

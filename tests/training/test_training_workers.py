@@ -4,12 +4,11 @@ from typing import Any
 import pytest
 import torch
 from toy import BATCH, CPU, World
-from two_workers import awake, val_loss, work
+from two_workers import awake, first_slice, val_loss, work
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
-from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Batch, Dataset
+from ray_diffusion.data.reader import Batch
 from ray_diffusion.diffusion.levels import levels_at
 from ray_diffusion.diffusion.objective import Objective, denoising_loss, drop_condition
 from ray_diffusion.diffusion.random import generator
@@ -62,12 +61,7 @@ def test_the_validation_loss_does_not_depend_on_the_number_of_workers(
 
 
 def slices(run: Config) -> list[Batch]:
-    data = run.data
-    train = Dataset(data.dataset_url, "train", data.image_size, data.cache_bytes)
-    order = Order(train.sizes, run.run.seed)
-    parts = [next(train.stream(order, 0, data.global_batch_size, rank, 2)) for rank in range(2)]
-    train.close()
-    return parts
+    return [first_slice(run, rank) for rank in range(2)]
 
 
 def test_two_workers_with_unequal_slices_take_the_step_of_one(
@@ -77,7 +71,7 @@ def test_two_workers_with_unequal_slices_take_the_step_of_one(
     table, network, losses = logsnr_table(uneven), awake(uneven), []
     parts = slices(uneven)
     assert [len(part.labels) for part in parts] == [16, 17]
-    for rank, (images, labels, _) in enumerate(parts):
+    for rank, (images, labels, *_) in enumerate(parts):
         draw = generator("step", uneven.run.seed, 0, rank)
         noise = torch.randn(images.shape, generator=draw)
         timesteps = torch.randint(len(table), labels.shape, generator=draw)

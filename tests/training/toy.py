@@ -1,7 +1,7 @@
 """Runs that take a moment: a tiny network on small made-up images, and what became of them."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from tiny_config import RESOLVED, TINY
 from torch import Tensor
+from toy_source import toy_source
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
-from ray_diffusion.data.sources import Example, Source
+from ray_diffusion.data.packing.source import Source
 from ray_diffusion.storage import Directory
 from ray_diffusion.training.checkpoint import name_of
 from ray_diffusion.training.harness import Harness, in_directory
@@ -23,16 +24,19 @@ CPU = torch.device("cpu")
 CLOCKS = ("train/images_per_second", "train/data_wait_fraction")
 
 
-def stripes(image_size: int, offset: int = 0) -> Source:
-    """400 images in ten classes, by arithmetic alone: the same on every machine."""
+def stripes(offset: int = 0) -> Source:
+    """400 images of 8x8 pixels in ten classes, by arithmetic alone: the same on every machine.
 
-    def examples() -> Iterator[Example]:
-        i, j = np.mgrid[:image_size, :image_size]
-        for n in range(400):
-            pixels = (25 * (n % 10) + 17 * i + 5 * (n % 7) * j + offset) % 256
-            yield Example(f"stripes-{n:03d}", pixels.astype(np.uint8), n % 10)
-
-    return Source(tuple("abcdefghij"), examples())
+    Every fourth image of a class is for validation.
+    """
+    i, j = np.mgrid[:8, :8]
+    images = [(25 * (n % 10) + 17 * i + 5 * (n % 7) * j + offset) % 256 for n in range(400)]
+    source = toy_source("stripes", "abcdefghij", images)
+    records = [
+        record._replace(split="train" if n // 10 % 4 else "val")
+        for n, record in enumerate(source.records)
+    ]
+    return replace(source, records=records)
 
 
 def configured(dataset: Path, **keys: object) -> Config:

@@ -1,6 +1,7 @@
 """What each of two gloo processes does for ``test_training_workers.py``."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ from toy import BATCH, CPU, World
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
-from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.reader import Batch
+from ray_diffusion.data.stream import Stream, batches
+from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.errors import Preempted
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import validation
@@ -32,11 +34,8 @@ def awake(run: Config) -> torch.nn.Module:
 
 
 def val_loss(run: Config) -> float:
-    val = Dataset(run.data.dataset_url, "val", run.data.image_size, run.data.cache_bytes)
-    try:
+    with open_split(run.data, "val") as val:
         return validation_loss(awake(run), val, run, logsnr_table(run))
-    finally:
-        val.close()
 
 
 def sums(rank: int) -> list[torch.Tensor]:
@@ -47,15 +46,19 @@ def sums(rank: int) -> list[torch.Tensor]:
     return tensors
 
 
+def first_slice(run: Config, rank: int) -> Batch:
+    """One of two workers' part of the first batch."""
+    train, batch = open_training_set(run.data), run.data.global_batch_size
+    with closing(batches(Stream(train, run.run.seed, 0, batch, rank, world=2))) as found:
+        return next(found)
+
+
 def first_step(run: Config, rank: int) -> tuple[float, float]:
     """Loss and gradient norm of the first step."""
-    train = Dataset(run.data.dataset_url, "train", run.data.image_size, run.data.cache_bytes)
-    order = Order(train.sizes, run.run.seed)
-    batch = next(train.stream(order, 0, run.data.global_batch_size, rank, 2))
+    batch = first_slice(run, rank)
     state = initial_state(run, CPU)
     state.network.load_state_dict(awake(run).state_dict())
     result = train_step(state, batch, run, logsnr_table(run), stop=False)
-    train.close()
     return float(result.loss), float(result.grad_norm)
 
 

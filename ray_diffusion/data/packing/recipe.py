@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ray_diffusion.config import Float, Int, Values
 
+SMALLEST, LARGEST = 4, 1024  # pixels: what image_size may be
 SMALL = 64  # pixels: up to here PNG is the default, beyond it decoding PNG would take too long
 
 
@@ -14,8 +15,8 @@ class Recipe(Values):
 
     image_size: Int | None = Field(
         default=None,
-        ge=4,
-        le=1024,
+        ge=SMALLEST,
+        le=LARGEST,
         description="Side in pixels; null: as the images are, if all are squares of one size.",
     )
     channels: Literal[1, 3] | None = Field(
@@ -42,6 +43,7 @@ class Recipe(Values):
     max_pixels: Int = Field(
         default=89_478_485,
         ge=1,
+        le=178_956_970,  # beyond it Pillow refuses by itself
         description="Images with more pixels are left out unread: they may be bombs.",
     )
     duplicates: Literal["keep", "exact", "near"] = Field(

@@ -1,0 +1,47 @@
+"""What processes on other machines get to know of this one's environment."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from ray_diffusion.errors import UsageError
+from ray_diffusion.storage import options
+
+
+def forwarded(names: Sequence[str]) -> dict[str, str]:
+    """The environment variables that are to be handed on.
+
+    They travel as arguments of tasks and actors. Ray's own ``runtime_env`` would be simpler, and
+    writes every value to a log file.
+
+    Args:
+        names: ``cluster.forward_env``.
+
+    Raises:
+        UsageError: If one of them is not set here.
+    """
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UsageError(f"forward_env: {', '.join(missing)} is not set here")
+    return {name: os.environ[name] for name in names}
+
+
+@contextmanager
+def applied(environment: Mapping[str, str], storage_options: Sequence[str]) -> Iterator[None]:
+    """Let this process reach what the driver reaches; afterwards it forgets the variables.
+
+    Args:
+        environment: As ``forwarded`` made it.
+        storage_options: ``run.storage_options``.
+    """
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    options.use(storage_options)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.training_set import open_split
 from ray_diffusion.evaluation.features import features_of
 from ray_diffusion.evaluation.report import evaluate
 from ray_diffusion.pipeline import Pipeline
@@ -32,10 +32,7 @@ def quality(drawer: Pipeline) -> Found:
         ``fd real`` ..., the figures of the validation split.
     """
     data = drawer.config.data
-    train, val = (
-        Dataset(data.dataset_url, split, data.image_size, data.cache_bytes)
-        for split in ("train", "val")
-    )
+    train, val = (open_split(data, split) for split in ("train", "val"))
     labels = drawer.labels(len(val))
     draws = [drawer.draw(labels, seed) for seed in SEEDS]
     report = evaluate(draws, labels, train, val, features_of("classifier", train))

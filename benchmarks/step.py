@@ -15,8 +15,8 @@ from statistics import median
 import torch
 
 from ray_diffusion import config as configs
-from ray_diffusion.data.order import Order
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.stream import Stream, batches
+from ray_diffusion.data.training_set import open_training_set
 from ray_diffusion.diffusion.levels import levels_at
 from ray_diffusion.diffusion.objective import denoising_loss
 from ray_diffusion.models.draw import logsnr_table
@@ -40,7 +40,7 @@ def main() -> None:
     """Measure and print."""
     config = configs.load(sys.argv[1:])
     data = config.data
-    dataset = Dataset(data.dataset_url, "train", data.image_size, data.cache_bytes)
+    dataset = open_training_set(data)
     manifest = dataset.manifest
     config = configs.override(
         config,
@@ -51,10 +51,8 @@ def main() -> None:
     )
     device = torch.device("cpu")
     state, table = initial_state(config, device), logsnr_table(config)
-    batches = dataset.stream(
-        Order(dataset.sizes, 0), 0, data.global_batch_size, 0, 1, threads=data.workers
-    )
-    batch = next(batches)
+    found = batches(Stream(dataset, 0, 0, data.global_batch_size), data.workers)
+    batch = next(found)
     x0, noise = encode(batch.images), torch.randn(batch.images.shape)
     timesteps = torch.randint(len(table), (len(x0),))
     levels = levels_at(config.diffusion.timestep_sampling, table, timesteps)
@@ -72,7 +70,7 @@ def main() -> None:
                 state, batch, config, table, stop=False
             ),
             "whole step and its data": lambda: train_step(
-                state, next(batches), config, table, stop=False
+                state, next(found), config, table, stop=False
             ),
             "one point of metrics on disk": lambda: spool.log(time.time_ns(), point),
         }
@@ -81,6 +79,7 @@ def main() -> None:
             for name, work in stages.items():
                 measured[name].append(seconds(work))
         spool.close()
+        found.close()
     base = median(measured["network, forward and backward"])
     print(f"{torch.get_num_threads()} threads, {data.global_batch_size} images a step")
     for name, values in measured.items():

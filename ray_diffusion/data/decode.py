@@ -16,7 +16,7 @@ from ray_diffusion.errors import DataError
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
-LABEL = "cls"
+LABEL, CAPTION = "cls", "txt"
 MOST_DIGITS = 20  # of a label; int() refuses thousands of them with an error of its own
 SHOWN_IN_COLOUR = ("1", "L", "LA", "RGBA", "CMYK")  # that RGB can hold
 

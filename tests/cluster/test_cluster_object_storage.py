@@ -1,6 +1,7 @@
 """Workers reach an object store with what the driver gives them, and nobody writes it down."""
 
 import os
+import secrets
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,14 @@ pytestmark = [
 ]
 
 NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
-SECRET = "zWkq7rUoWb3secret"
 
 
 def test_workers_get_credentials_from_the_driver_and_nothing_holds_them_afterwards(
     cluster: Cluster, bucket: str, s3_server: int, tmp_path: Path
 ):
     pack(digits(None), Recipe(), f"{bucket}/digits")
-    given = {name: os.environ[name] for name in NAMES} | {"AWS_SECRET_ACCESS_KEY": SECRET}
+    secret = secrets.token_hex(16)
+    given = {name: os.environ[name] for name in NAMES} | {"AWS_SECRET_ACCESS_KEY": secret}
     assert not set(NAMES) & set(cluster.env)  # the workers' own environment has none of it
     done = replace(cluster, env=cluster.env | given).run(
         "ray_diffusion.train",
@@ -41,11 +42,11 @@ def test_workers_get_credentials_from_the_driver_and_nothing_holds_them_afterwar
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
     )
     assert done.returncode == 0, done.stderr
-    assert SECRET not in done.stdout + done.stderr
+    assert secret not in done.stdout + done.stderr
     written = Directory(f"{bucket}/runs")
     files = {file.name: written.read(file.name) or b"" for file in written.walk()}
     assert b"forward_env" in files["digits/config.yaml"]
-    assert not [name for name, content in files.items() if SECRET.encode() in content]
+    assert not [name for name, content in files.items() if secret.encode() in content]
     for place in (tmp_path, Path(cluster.env["HOME"]), cluster.temp):
-        found = subprocess.run(["grep", "-rl", SECRET, place], capture_output=True, text=True)
+        found = subprocess.run(["grep", "-rl", secret, place], capture_output=True, text=True)
         assert found.stdout == ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ray_diffusion.config.wording import did_you_mean
-from ray_diffusion.data.packing.records import SPLITS, Found
+from ray_diffusion.data.packing.records import SPLIT_WORDS, Found
 from ray_diffusion.errors import DataError, UsageError
 
 
@@ -130,6 +130,6 @@ def _checked_key(key: str | None, where: str) -> str:
 
 
 def _checked_split(split: str, where: str) -> str:
-    if split.lower() not in SPLITS:
-        raise DataError(f"{where} has split '{split}', which is none of {', '.join(SPLITS)}")
-    return SPLITS[split.lower()]
+    if split.lower() not in SPLIT_WORDS:
+        raise DataError(f"{where} has split '{split}', which is none of {', '.join(SPLIT_WORDS)}")
+    return SPLIT_WORDS[split.lower()]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from ray_diffusion.data.packing.records import IMAGES, SPLITS, Found, key_of, source_of
+from ray_diffusion.data.packing.records import IMAGES, SPLIT_WORDS, Found, key_of, source_of
 from ray_diffusion.data.packing.source import Record, Source
 from ray_diffusion.data.packing.tars import CAPTION, folder_of_shards
 from ray_diffusion.errors import DataError, StorageError
@@ -82,10 +82,10 @@ def _extension(name: str) -> str:
 
 def _found(url: str, images: list[Stored], captions: Mapping[str, str]) -> Iterator[Found]:
     tops = {file.name.rpartition("/")[0].partition("/")[0].lower() for file in images}
-    divided = tops <= SPLITS.keys()
+    divided = tops <= SPLIT_WORDS.keys()
     for name, size, stamp in images:
         path = name.split("/")
-        split = SPLITS[path.pop(0).lower()] if divided else None
+        split = SPLIT_WORDS[path.pop(0).lower()] if divided else None
         yield Found(
             where=f"{url}/{name}",
             key=key_of(posixpath.splitext(name)[0]),

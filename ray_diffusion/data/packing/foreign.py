@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ray_diffusion.data.decode import LABEL
 from ray_diffusion.data.manifest import Manifest
 from ray_diffusion.data.packing.moments import Moments
-from ray_diffusion.data.packing.records import SPLITS
+from ray_diffusion.data.packing.records import SPLIT_WORDS
 from ray_diffusion.data.packing.scan import Scan, ScanTask, scan
 from ray_diffusion.data.packing.stages import Progress, Runner, counted, silent
 from ray_diffusion.errors import DataError, UsageError
@@ -62,7 +62,9 @@ def index(
 def _splits(names: Sequence[str], val_fraction: float, url: str) -> dict[str, str]:
     """The split of each shard."""
     said = {name: re.match("[a-z]*", name.lower()) for name in names}
-    split_of = {name: SPLITS.get(word[0] if word else "", "train") for name, word in said.items()}
+    split_of = {
+        name: SPLIT_WORDS.get(word[0] if word else "", "train") for name, word in said.items()
+    }
     train = [name for name in names if split_of[name] == "train"]
     if not train:
         raise DataError(f"{url} holds shards for validation or tests alone, none to train on")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_diffusion.data.packing.columns import Columns, described, named
 from ray_diffusion.data.packing.folders import load_file
-from ray_diffusion.data.packing.records import SPLITS, Found, key_of, source_of
+from ray_diffusion.data.packing.records import SPLIT_WORDS, Found, key_of, source_of
 from ray_diffusion.data.packing.source import Record, Source
 from ray_diffusion.errors import StorageError, UsageError
 from ray_diffusion.storage import absolute, explained
@@ -112,7 +112,7 @@ def _found(
                 where=f"{location}: row {number}{within}",
                 key=key_of(f"{split or 'image'}-{number:08d}"),
                 at=(split, number),
-                split=SPLITS.get(split),
+                split=SPLIT_WORDS.get(split),
                 stamp=dataset._fingerprint,
             )
             yield described(row, about, image)

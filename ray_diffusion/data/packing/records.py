@@ -9,7 +9,11 @@ from ray_diffusion.data.packing.source import Record, Source
 from ray_diffusion.errors import DataError
 
 IMAGES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm")  # extensions
-SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation"), "val"), "test": "test"}
+SPLIT_WORDS = {
+    "train": "train",
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    "test": "test",
+}
 
 
 class Found(NamedTuple):
@@ -22,7 +26,7 @@ class Found(NamedTuple):
         label: Name of its class.
         caption: A text about it.
         group: Images of one group share a split.
-        split: A value of ``SPLITS``.
+        split: A value of ``SPLIT_WORDS``.
         stamp: Another one after the image changed.
     """
 
@@ -92,7 +96,7 @@ def source_of(
         classes = in_order({image.label for image in images if image.label is not None})
     labels: dict[str | None, int | None] = {label: i for i, label in enumerate(classes)}
     labels[None] = None
-    splits = {split: split for split in SPLITS.values()}
+    splits = {split: split for split in SPLIT_WORDS.values()}
     if all(image.split != "val" for image in images):
         del splits["train"]
     records = [

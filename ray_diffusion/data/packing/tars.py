@@ -5,14 +5,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from ray_diffusion.data.decode import CAPTION, LABEL
 from ray_diffusion.data.manifest import read_manifest
 from ray_diffusion.data.packing.files import at_hand, members_of
-from ray_diffusion.data.packing.records import IMAGES, SPLITS, Found, key_of, source_of
+from ray_diffusion.data.packing.records import IMAGES, SPLIT_WORDS, Found, key_of, source_of
 from ray_diffusion.data.packing.source import Record, Source
 from ray_diffusion.errors import DataError, StorageError, UsageError
 from ray_diffusion.storage import MANIFEST, Directory, absolute, digest, explained, is_local
-
-LABEL, CAPTION = "cls", "txt"
 
 
 def shards(location: str) -> Source:
@@ -110,8 +109,8 @@ def _matching(pattern: str) -> list[str]:
 def _by_name(urls: Sequence[str]) -> dict[str, str | None]:
     """The split of each shard that its name begins with (``val-000.tar``), if all begin so."""
     first = {url: url.rpartition("/")[2].partition("-")[0] for url in urls}
-    divided = SPLITS.keys() >= set(first.values())
-    return {url: SPLITS[word] if divided else None for url, word in first.items()}
+    divided = SPLIT_WORDS.keys() >= set(first.values())
+    return {url: SPLIT_WORDS[word] if divided else None for url, word in first.items()}
 
 
 def _source(location: str, splits: Mapping[str, str | None], classes: Sequence[str] = ()) -> Source:

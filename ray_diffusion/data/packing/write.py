@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ray_diffusion.data.decode import LABEL
+from ray_diffusion.data.decode import CAPTION, LABEL
 from ray_diffusion.data.manifest import Shard
 from ray_diffusion.data.packing.files import described
 from ray_diffusion.data.packing.images import Finding, Rendered, render
@@ -15,8 +15,6 @@ from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.packing.source import Record
 from ray_diffusion.errors import DataError
 from ray_diffusion.storage import Directory, explained
-
-CAPTION = "txt"
 
 
 class ShardTask(NamedTuple):

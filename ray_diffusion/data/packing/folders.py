@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from ray_diffusion.data.decode import CAPTION
 from ray_diffusion.data.packing.records import IMAGES, SPLIT_WORDS, Found, key_of, source_of
 from ray_diffusion.data.packing.source import Record, Source
-from ray_diffusion.data.packing.tars import CAPTION, folder_of_shards
+from ray_diffusion.data.packing.tars import folder_of_shards
 from ray_diffusion.errors import DataError, StorageError
 from ray_diffusion.storage import Directory, Stored, absolute
 

@@ -1,7 +1,7 @@
 """A dataset's split as images and labels: by number, or as a stream of batches (``stream.py``)."""
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from ray_diffusion.data.shards import Place, Shards
 from ray_diffusion.errors import DataError
 from ray_diffusion.storage import Directory, is_local
 
-DECODED_BYTES = 64 * 2**20  # of decoded images that a reader keeps in memory
+DECODED_BYTES = 64 * 2**20  # of decoded images; a larger set is decoded anew each epoch
 FAIL = CorruptPolicy()
 LEAST_CACHED = 4  # shards that a cache must be able to hold
 READ_OPEN = 16  # shards that reading by number keeps open
@@ -68,9 +68,9 @@ class Reader:
     ) -> None:
         self._shards, self._places, self._manifest = shards, places, manifest
         self._corruption = Corruption(policy)
-        # Of large sets this keeps next to nothing.
         image_bytes = manifest.channels * manifest.image_size**2
-        self._decoded = lru_cache(DECODED_BYTES // image_bytes)(self._decode)
+        small = sum(place.shard.examples for place in places) * image_bytes <= DECODED_BYTES
+        self._decoded = cache(self._decode) if small else self._decode
 
     def batch(self, at: Located, mirrored: NDArray[np.bool_] | None = None) -> Batch:
         """Read examples.

@@ -127,6 +127,7 @@ def _act(act: Callable[[Any], None], request: Reach) -> None:
 
 
 def _pack(request: PackRequest) -> None:
+    from ray_diffusion.data.packing.choose import check
     from ray_diffusion.data.packing.inputs import Columns, open_source
     from ray_diffusion.data.packing.pack import REPORT, pack
     from ray_diffusion.data.packing.preview import preview
@@ -135,9 +136,13 @@ def _pack(request: PackRequest) -> None:
     from ray_diffusion.data.packing.stats import summary
     from ray_diffusion.storage import Directory
 
+    recipe = Recipe(**request.model_dump(include=set(Recipe.model_fields)))
+    check(recipe)
     columns = Columns(*(getattr(request, f"{role}_column") for role in Columns._fields))
     source = open_source(request.source, columns, request.num_examples)
-    recipe = Recipe(**request.model_dump(include=set(Recipe.model_fields)))
+    fractions = sorted({"val_fraction", "test_fraction"} & request.model_fields_set)
+    if fractions and all(record.split is not None for record in source.records):
+        errors.warn(f"{source.name} has splits of its own, whatever {', '.join(fractions)} may be")
     if request.dry_run:
         print(preview(source, recipe))
         return

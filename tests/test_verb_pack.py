@@ -102,6 +102,15 @@ def test_shards_are_packed_anew(photographs: Path):
     assert (small.image_size, small.classes) == (8, ("cat", "dog", "owl"))
 
 
+def test_a_fraction_that_a_source_does_not_hear_is_warned_of(capsys: pytest.CaptureFixture[str]):
+    assert errors.run(pack.main, ["out=digits", "val_fraction=0.5", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        "warning: builtin:digits has splits of its own, whatever val_fraction may be\n"
+    )
+    assert "1,438 images" in said.out
+
+
 def test_a_dry_run_counts_and_writes_nothing(photographs: Path, capsys: pytest.CaptureFixture[str]):
     (photographs / "cat" / "0.png").write_bytes(png(picture(0)[:12]))
     (photographs / "cat" / "3.png").write_bytes(b"no image")

@@ -30,7 +30,7 @@ def test_a_plan_knows_what_follows_from_the_dataset(tmp_path: Path):
     plan = prepare(configured(tmp_path))
     assert plan.config.model.num_classes == 10
     assert plan.config.model.image_channels == 1
-    assert (plan.train_images, plan.val_images) == (1423, 374)
+    assert (plan.train_images, plan.val_images) == (1438, 359)
     assert "500 steps of 128 = 64,000 images (45 epochs)" in plan.describe()
     assert not (tmp_path / "runs").exists()
 

@@ -196,7 +196,7 @@ def test_too_few_images_are_refused_by_count(train: Dataset, val: Dataset, featu
     with pytest.raises(UsageError) as error:
         measured(real.images, real.labels, train, val, features)
     assert str(error.value) == (
-        "num_images: at least 128 drawn and validation images are needed, got 127 and 374"
+        "num_images: at least 128 drawn and validation images are needed, got 127 and 359"
     )
     with pytest.raises(UsageError, match="got 500 and 127"):
         require_enough(500, 127)

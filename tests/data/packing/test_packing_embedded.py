@@ -85,6 +85,14 @@ def test_what_is_not_there_is_said_in_one_line(location: str, count: int | None,
 # Digits
 
 
+def test_a_fifth_of_each_digit_is_held_out_and_none_moves_when_fewer_are_packed():
+    records = embedded("builtin:digits", None).records
+    held_out = Counter(record.label for record in records if record.split == "val")
+    for label, count in Counter(record.label for record in records).items():
+        assert abs(held_out[label] - count / 5) <= 0.5
+    assert embedded("builtin:digits", 500).records == records[:500]
+
+
 def test_digits_are_scikit_learns_from_black_to_white():
     source, data = embedded("builtin:digits", None), load_digits()
     images = np.stack([decoded(source.load(record)) for record in source.records])

@@ -17,7 +17,7 @@ from ray_diffusion.data.shards import Shards
 from ray_diffusion.data.training_set import TrainingSet
 from ray_diffusion.errors import RayDiffusionError
 
-MOST_STEPS_AHEAD = 1024  # that are looked through for shards to fetch
+MOST_AHEAD = 2**18  # examples that are looked through for shards to fetch; 8 MB of numbers
 STEPS_AT_ONCE = 16  # that are located together: most of the cost is per call
 NEW_STEPS_AHEAD = 8  # looked through per batch, lest the first one waits for all of them
 BATCHES_AHEAD = 4  # that each helping process keeps ready
@@ -101,7 +101,8 @@ class Stream(IterableDataset[Batch | RayDiffusionError]):
             for at in itertools.islice(steps, NEW_STEPS_AHEAD):
                 shards.ask(dict.fromkeys(at.shards.tolist()))
                 ahead.append(at)
-                if not shards.has_room_ahead or len(ahead) >= MOST_STEPS_AHEAD:
+                far = len(ahead) * len(at.positions) >= MOST_AHEAD
+                if far or not shards.has_room_ahead:
                     break
             yield ahead.popleft()
 

@@ -1,6 +1,7 @@
 """``builtin:NAME`` datasets: packed into the cache of each machine on first use."""
 
 import fcntl
+import sys
 from pathlib import Path
 
 from ray_diffusion.data import manifest
@@ -10,6 +11,8 @@ from ray_diffusion.data.packing.pack import pack
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.errors import DataError
 from ray_diffusion.storage import absolute, make_cache_dir
+
+AT_ONCE = 2_000  # images that are packed before anybody wonders
 
 
 def resolve(url: str, image_size: int) -> str:
@@ -36,6 +39,9 @@ def resolve(url: str, image_size: int) -> str:
         with directory.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a node start together
             if not _is_whole(directory):
+                if len(source.records) > AT_ONCE:
+                    told = f"packing the {len(source.records):,} images of {url}, this once"
+                    print(told, file=sys.stderr, flush=True)
                 pack(source, Recipe(image_size=image_size), str(directory), overwrite=True)
     return str(directory)
 

@@ -97,3 +97,14 @@ def test_a_cache_that_cannot_be_written_is_a_storage_error(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "plain"))
     with pytest.raises(StorageError, match="set XDG_CACHE_HOME"):
         resolve("builtin:few", 8)
+
+
+def test_packing_that_takes_a_while_is_announced_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    resolve("builtin:few", 8)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(builtin, "AT_ONCE", 59)
+    for _ in range(2):
+        resolve("builtin:few", 16)
+    assert capsys.readouterr().err == "packing the 60 images of builtin:few, this once\n"

@@ -15,10 +15,7 @@ from ray_diffusion.storage import MANIFEST
 SIDE = 24
 
 
-@pytest.fixture(autouse=True)
-def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("_in_a_directory_of_its_own")
 
 
 def picture(number: int) -> np.ndarray:

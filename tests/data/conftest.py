@@ -3,9 +3,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from cached_shards import Dataset3, stored
 from scripted_storage import Script, ScriptedFileSystem, as_usual
 
 from ray_diffusion.data import cache as cache_module
+from ray_diffusion.storage import Directory
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +44,15 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], list[str]]:
 
     play()
     return play
+
+
+@pytest.fixture
+def three(remote: str) -> Dataset3:
+    """Three remote shards of equal size."""
+    return stored(remote, [2, 2, 2])
+
+
+@pytest.fixture
+def tricky(remote: str, three: Dataset3) -> Dataset3:
+    """The same shards through a storage that does as a test says."""
+    return Directory(remote.replace("memory://", "scripted://")), three[1]

@@ -58,7 +58,8 @@ class Directory:
             self._fs.invalidate_cache(self._root)
             try:
                 found = self._fs.ls(self._root, detail=False)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _refuse_no_bucket(error)
                 return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
 
@@ -67,7 +68,8 @@ class Directory:
         with explained("read", f"{self.url}/{name}"):
             try:
                 content: bytes = self._fs.cat_file(f"{self._root}/{name}")
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                _refuse_no_bucket(error)
                 return None
         return content
 
@@ -200,3 +202,9 @@ class Directory:
             for path in made:
                 with suppress(OSError):  # another process may have come to use it meanwhile
                     path.rmdir()
+
+
+def _refuse_no_bucket(error: OSError) -> None:
+    """Where not even the bucket is there, nothing is merely absent: it is misspelt."""
+    if "bucket does not exist" in str(error):
+        raise error

@@ -129,7 +129,10 @@ def test_a_bucket_that_does_not_exist_is_one_line_and_is_not_made():
         assert line.startswith(f"cannot write {url}/.probe-")
         assert line.endswith(": The specified bucket does not exist")
     for do in (read_manifest, lambda url: open_training_set(Data(dataset_url=url))):
-        assert problem(do, url).startswith(f"{url} is not a dataset: it has no manifest.json; ")
+        line = f"cannot read {url}/manifest.json: The specified bucket does not exist"
+        assert problem(do, url) == line
+    line = f"cannot list {url}: The specified bucket does not exist"
+    assert problem(lambda url: Directory(url).names(), url) == line
 
 
 def test_the_users_own_client_settings_come_first(bucket: str, monkeypatch: pytest.MonkeyPatch):

@@ -69,7 +69,10 @@ def test_images_in_a_bucket_are_packed_where_they_are(
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket: str, capsys: pytest.CaptureFixture[str]):
-    assert "cannot write s3://nothing-here/" in complaint(capsys, "out=s3://nothing-here/data")
+    assert complaint(capsys, "out=s3://nothing-here/data").rstrip() == (
+        "error: cannot read s3://nothing-here/data/manifest.json: "
+        "The specified bucket does not exist"
+    )
     line = complaint(capsys, "source=s3://nothing-here/images", f"out={bucket}/data")
     assert "s3://nothing-here/images" in line
     assert "s3://nothing-here" in complaint(capsys, "index", "s3://nothing-here")

@@ -16,7 +16,7 @@ from ray_diffusion.storage import Directory, explained, make_cache_dir
 
 CHUNK = 1 << 20  # bytes
 LOCKS = 256  # files that downloads are locked by; two shards that share one merely take turns
-TRIES = 6  # of a download, before the storage counts as broken
+TRIES = 10  # of a download: where every third fails, of 10,000 shards none should fail for good
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0  # between tries; doubled each time, then drawn at random
 
 

@@ -58,18 +58,15 @@ class Reader:
 
     Args:
         shards: Gives the files of examples.
-        places: The shards, in the order by which they are numbered.
         manifest: What all examples keep to.
         policy: What becomes of those that do not.
     """
 
-    def __init__(
-        self, shards: Shards, places: Sequence[Place], manifest: Manifest, policy: CorruptPolicy
-    ) -> None:
-        self._shards, self._places, self._manifest = shards, places, manifest
+    def __init__(self, shards: Shards, manifest: Manifest, policy: CorruptPolicy) -> None:
+        self._shards, self._manifest = shards, manifest
         self._corruption = Corruption(policy)
         image_bytes = manifest.channels * manifest.image_size**2
-        small = sum(place.shard.examples for place in places) * image_bytes <= DECODED_BYTES
+        small = sum(place.shard.examples for place in shards.places) * image_bytes <= DECODED_BYTES
         self._decoded = cache(self._decode) if small else self._decode
 
     def batch(self, at: Located, mirrored: NDArray[np.bool_] | None = None) -> Batch:
@@ -115,7 +112,7 @@ class Reader:
         try:
             return self._decoded(shard, index)
         except BadExample as error:
-            self._corruption.meet(self._places[shard], index, error.__notes__[0], str(error))
+            self._corruption.meet(self._shards.places[shard], index, error.__notes__[0], str(error))
         if self._corruption.policy.action == "mask":
             sides = [self._manifest.image_size] * 2
             black = np.zeros((self._manifest.channels, *sides), np.uint8)
@@ -124,13 +121,13 @@ class Reader:
 
     def _substitute(self, shard: int, index: int) -> Decoded:
         """The next good example: of the shard's content alone, so every worker finds the same."""
-        count = self._places[shard].shard.examples
+        count = self._shards.places[shard].shard.examples
         for step in range(1, count):
             try:
                 return self._decoded(shard, (index + step) % count)
             except BadExample:
                 continue
-        raise DataError(f"{self._places[shard]} holds no example that can be used")
+        raise DataError(f"{self._shards.places[shard]} holds no example that can be used")
 
 
 class Dataset:
@@ -222,4 +219,4 @@ class Dataset:
 
     @cached_property
     def _reader(self) -> Reader:
-        return Reader(self._io, self.places, self.manifest, self.policy)
+        return Reader(self._io, self.manifest, self.policy)

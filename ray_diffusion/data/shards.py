@@ -31,13 +31,13 @@ class Shards:
     """Random access to the files of examples; of one thread, while others download.
 
     Args:
-        places: The shards, in the order by which they are numbered.
+        places: The shards, in the order by which they are numbered; stays readable.
         cache: Opens them.
         most_open: Shards that stay open once they were read; an open one is not evicted.
     """
 
     def __init__(self, places: Sequence[Place], cache: ShardCache, most_open: int) -> None:
-        self._places, self._cache, self._most_open = places, cache, most_open
+        self.places, self._cache, self._most_open = places, cache, most_open
         self._open: OrderedDict[int, tuple[int, list[Member]]] = OrderedDict()
         self._coming: dict[int, Future[int]] = {}
         self._wanted: dict[int, None] = {}  # in the order asked for, once there is room for more
@@ -96,7 +96,7 @@ class Shards:
 
     def _send_for(self, shard: int) -> None:
         self._wanted.pop(shard, None)
-        self._coming[shard] = self._pool.submit(self._cache.open, *self._places[shard])
+        self._coming[shard] = self._pool.submit(self._cache.open, *self.places[shard])
 
     def _opened(self, shard: int) -> tuple[int, list[Member]]:
         if shard not in self._open:
@@ -136,7 +136,7 @@ class Shards:
         return False
 
     def _indexed(self, shard: int, descriptor: int) -> list[Member]:
-        place = self._places[shard]
+        place = self.places[shard]
         try:
             members = index(descriptor, verified=True)
         except (tarfile.TarError, OSError) as error:

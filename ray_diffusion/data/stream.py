@@ -57,9 +57,8 @@ class Stream(IterableDataset[Batch | RayDiffusionError]):
 
     def __iter__(self) -> Iterator[Batch | RayDiffusionError]:
         """Batches, and last the error that ended them: a loader would bury it in a traceback."""
-        places = self._data.places
         with self._shards() as shards:
-            reader = Reader(shards, places, self._data.manifest, self._data.policy)
+            reader = Reader(shards, self._data.manifest, self._data.policy)
             for at in self._located(shards):
                 try:
                     batch = reader.batch(at, self._mirrored(at))
@@ -77,8 +76,8 @@ class Stream(IterableDataset[Batch | RayDiffusionError]):
         Raises:
             DataError: If a shard cannot be read.
         """
-        places = [str(place) for place in self._data.places]
         with self._shards() as shards:
+            places = [str(place) for place in shards.places]
             for at in self._located(shards):
                 for shard, index in zip(at.shards.tolist(), at.indices.tolist(), strict=True):
                     name, files = shards.read(shard, index)
@@ -88,9 +87,9 @@ class Stream(IterableDataset[Batch | RayDiffusionError]):
         data = self._data
         return Shards(data.places, ShardCache(data.cache_bytes), data.open_shards(self._world))
 
-    def _mirrored(self, at: Located) -> np.ndarray:
+    def _mirrored(self, at: Located) -> np.ndarray | None:
         if not self._mirror:
-            return np.zeros(len(at.positions), bool)
+            return None
         mirror: np.ndarray = key(self._seed, MIRROR, at.epochs, at.shards, at.indices) % 2 == 1
         return mirror
 

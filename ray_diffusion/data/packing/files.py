@@ -1,6 +1,7 @@
 """Shard files on this machine, and what a manifest says of one."""
 
 import hashlib
+import re
 import tarfile
 import tempfile
 import zlib
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ray_diffusion.data.decode import LABEL
 from ray_diffusion.data.manifest import Shard
 from ray_diffusion.data.tar import Member, index
 from ray_diffusion.errors import DataError
@@ -60,6 +62,21 @@ def members_of(path: Path, where: str) -> list[Member]:
             return index(file.fileno())
         except tarfile.TarError as error:
             raise DataError(f"{where} is no tar file, or is damaged: {error}") from error
+
+
+def class_number(content: bytes, where: str) -> int:
+    """The class that a label file says.
+
+    Args:
+        content: The file.
+        where: What to call its example.
+
+    Raises:
+        DataError: If it says none.
+    """
+    if not re.fullmatch(rb"\d{1,6}", content.strip()):  # longer ones would fill the memory
+        raise DataError(f"{where} has label {content[:20]!r} ({LABEL}), which is no class number")
+    return int(content)
 
 
 def described(path: Path, name: str, examples: int) -> Shard:

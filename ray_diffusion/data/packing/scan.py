@@ -1,6 +1,5 @@
 """What a webdataset shard of any origin holds, example by example."""
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from ray_diffusion.data.decode import (
     pixels,
 )
 from ray_diffusion.data.manifest import Shard
-from ray_diffusion.data.packing.files import at_hand, described, members_of
+from ray_diffusion.data.packing.files import at_hand, class_number, described, members_of
 from ray_diffusion.data.packing.moments import Moments
 from ray_diffusion.data.tar import Member
 from ray_diffusion.errors import DataError
@@ -82,7 +81,7 @@ def scan(task: ScanTask) -> Scan:
             image, format = _image(files, key)
             found = Moments.of(image)
             moments[format] = moments[format] + found if format in moments else found
-            label = _label(files, key)
+            label = class_number(files[LABEL], key) if LABEL in files else None
             labels[label] += 1
             if label is None and unlabelled is None:
                 unlabelled = key
@@ -109,12 +108,3 @@ def _image(files: Mapping[str, bytes], where: str) -> tuple[NDArray[np.uint8], F
     grey = image.mode == "L"
     mode = "RGB" if image.mode in SHOWN_IN_COLOUR and not grey else image.mode
     return pixels(image, 1 if grey else 3), Format(*image.size, mode)
-
-
-def _label(files: Mapping[str, bytes], where: str) -> int | None:
-    if LABEL not in files:
-        return None
-    label = files[LABEL].strip()
-    if not re.fullmatch(rb"\d{1,6}", label):  # longer ones are no classes
-        raise DataError(f"{where} has label {label[:40]!r} ({LABEL}), which is no class number")
-    return int(label)

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from ray_diffusion.data.decode import CAPTION, LABEL
 from ray_diffusion.data.manifest import read_manifest
-from ray_diffusion.data.packing.files import at_hand, members_of
+from ray_diffusion.data.packing.files import at_hand, class_number, members_of
 from ray_diffusion.data.packing.records import IMAGES, SPLIT_WORDS, Found, key_of, source_of
 from ray_diffusion.data.packing.source import Record, Source
 from ray_diffusion.errors import DataError, StorageError, UsageError
@@ -150,9 +150,7 @@ def _examples(url: str, split: str | None, classes: Sequence[str]) -> Iterator[F
 
 
 def _class_name(content: bytes, classes: Sequence[str], where: str) -> str:
-    text = content.strip()
-    if not re.fullmatch(rb"\d{1,6}", text):  # longer ones are no classes, and would fill the memory
-        raise DataError(f"{where} has label {content[:20]!r} ({LABEL}), which is no class number")
-    if classes and int(text) >= len(classes):
-        raise DataError(f"{where} has label {int(text)}, the manifest says 0 to {len(classes) - 1}")
-    return classes[int(text)] if classes else str(int(text))
+    number = class_number(content, where)
+    if classes and number >= len(classes):
+        raise DataError(f"{where} has label {number}, the manifest says 0 to {len(classes) - 1}")
+    return classes[number] if classes else str(number)

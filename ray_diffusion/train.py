@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         print(plan.finished.block())
         return
     cluster = plan.config.cluster
-    wanted = cluster.num_workers * (cluster.cpus_per_worker or 1)
+    wanted = cluster.most_workers * (cluster.cpus_per_worker or 1)
     with connected(least_cpus=wanted):
         from ray_diffusion.cluster.launch import fit
         from ray_diffusion.cluster.rehearsal import rehearse

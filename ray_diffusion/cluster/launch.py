@@ -144,12 +144,12 @@ def fitted_to_cluster(config: Config) -> Config:
         ClusterError: If the cluster is too small.
     """
     have, want = ray.cluster_resources(), config.cluster  # type: ignore[no-untyped-call]
-    cpus = want.cpus_per_worker or max(1, int(have.get("CPU", 0)) // want.num_workers)
-    need = {"CPU": cpus * want.num_workers, "GPU": want.num_workers * want.use_gpu}
+    cpus = want.cpus_per_worker or max(1, int(have.get("CPU", 0)) // want.most_workers)
+    need = {"CPU": cpus * want.most_workers, "GPU": want.most_workers * want.use_gpu}
     for resource, amount in need.items():
         if have.get(resource, 0) < amount:
             raise ClusterError(
-                f"cluster.num_workers={want.num_workers} needs {amount} {resource}s, the cluster "
+                f"cluster.num_workers={want.most_workers} needs {amount} {resource}s, the cluster "
                 f"has {have.get(resource, 0):g}; lower it, or join more nodes"
             )
     return configs.override(config, {"cluster.cpus_per_worker": cpus})
@@ -167,7 +167,7 @@ def _train(plan: Plan, config: Config, run_id: str | None) -> dict[str, Any]:
             )
         ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=cluster.num_workers,  # type: ignore[arg-type] # typed for Train V1
             use_gpu=cluster.use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker or 1}
             | ({"GPU": 1} if cluster.use_gpu else {}),

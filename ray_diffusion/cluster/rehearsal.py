@@ -31,7 +31,7 @@ def _seconds_per_step(config: Config, environment: dict[str, str]) -> float:
 def _measured(config: Config) -> float:
     torch.set_num_threads(config.cluster.cpus_per_worker or 1)
     device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
-    data, world = config.data, config.cluster.num_workers
+    data, world = config.data, config.cluster.most_workers
     stream = Stream(open_training_set(data), 0, 0, data.global_batch_size, 0, world)
     state, table = initial_state(config, device), logsnr_table(config).to(device)
     started = 0.0

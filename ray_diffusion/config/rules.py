@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 from ray_diffusion.config.schema import Config
+from ray_diffusion.config.tree import leaves
 
 
 class Rule(NamedTuple):
@@ -35,8 +36,19 @@ RULES: Final = (
     ),
     Rule(
         ("data.global_batch_size", "cluster.num_workers"),
-        lambda c: c.data.global_batch_size >= c.cluster.num_workers,
-        "must be at least cluster.num_workers, {cluster.num_workers}, got {data.global_batch_size}",
+        lambda c: c.data.global_batch_size >= c.cluster.most_workers,
+        "must be at least cluster.num_workers, {cluster.most_workers}, "
+        "got {data.global_batch_size}",
+    ),
+    Rule(
+        ("cluster.num_workers",),
+        lambda c: c.cluster.least_workers <= c.cluster.most_workers,
+        "must be [LEAST, MOST], got {cluster.num_workers}",
+    ),
+    Rule(
+        ("run.allow",),
+        lambda c: set(c.run.allow) <= set(leaves(Config)),
+        "names a key that does not exist, got {run.allow}",
     ),
     Rule(
         ("data.mixture_weights", "data.mixture_urls"),

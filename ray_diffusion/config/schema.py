@@ -9,15 +9,23 @@ To add a key, add one field here with a default, bounds and a description that n
 """
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ByteSize, Field
 
 from ray_diffusion.config.diffusion import Diffusion, Sampler
-from ray_diffusion.config.values import MAY_CHANGE, Bool, Float, Int, StorageOptions, Values
-
-# Checkpoint directories carry the count of images in 12 digits.
-MOST_IMAGES: Final = 10**12 - 1
+from ray_diffusion.config.effort import Cluster, Training
+from ray_diffusion.config.values import (
+    MAY_CHANGE,
+    Bool,
+    Count,
+    Float,
+    Fraction,
+    Int,
+    StorageOptions,
+    Text,
+    Values,
+)
 
 
 def _directory_name(name: str) -> str:
@@ -27,17 +35,6 @@ def _directory_name(name: str) -> str:
             "the first a letter or digit"
         )
     return name
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must not hold control characters or line ends")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_printable)]
-Fraction = Annotated[Float, Field(ge=0, lt=1)]
-Images = Annotated[Int, Field(ge=1)]
 
 
 class Run(Values):
@@ -59,6 +56,21 @@ class Run(Values):
         default=(),
         description="Settings of storage clients, as PROTOCOL.OPTION=VALUE, such as "
         "s3.endpoint_url=http://minio:9000; credentials belong into the environment.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    init_from: Text | None = Field(
+        default=None,
+        min_length=1,
+        description="Where the first weights come from: a run, a checkpoint or an exported model, "
+        "by path or URL, or models:/NAME@ALIAS in MLflow; null: random ones.",
+    )
+    init_weights: Literal["ema", "raw"] = Field(
+        default="ema", description="Which weights of run.init_from: averaged, or as trained."
+    )
+    allow: tuple[Text, ...] = Field(
+        default=(),
+        description="Keys that may differ from those the run was started with, such as optim.lr; "
+        "data.dataset_url also lets it go on with changed data.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -121,7 +133,7 @@ class Model(Values):
     channels: Int = Field(
         default=32, ge=8, description="Channels at full resolution, or of each token of dit."
     )
-    channel_mults: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
+    channel_mults: tuple[Count, ...] = Field(
         default=(1, 2),
         min_length=1,
         description="Channels of each level of a U-Net, in multiples of model.channels; "
@@ -176,53 +188,6 @@ class Ema(Values):
         default=10,
         ge=1,
         description="The decay at step n is min(ema.decay, (1 + n) / (warmup_steps + n)).",
-    )
-
-
-class Training(Values):
-    """How long to train, and what to write on the way."""
-
-    total_images: Images = Field(
-        default=64_000, le=MOST_IMAGES, description="Images seen in the whole run."
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Arithmetic of the forward pass; weights stay fp32."
-    )
-    log_every_images: Images = Field(default=2_560, description="Images between points of metrics.")
-    checkpoint_every_images: Images = Field(
-        default=16_000, description="Images between checkpoints.", json_schema_extra=MAY_CHANGE
-    )
-    validate_every_images: Images = Field(default=16_000, description="Images between validations.")
-    keep_checkpoints: Int = Field(
-        default=2, ge=1, description="Newest checkpoints to keep.", json_schema_extra=MAY_CHANGE
-    )
-
-
-class Cluster(Values):
-    """What the run asks of the Ray cluster."""
-
-    num_workers: Int = Field(
-        default=1, ge=1, description="Training processes.", json_schema_extra=MAY_CHANGE
-    )
-    use_gpu: Bool = Field(
-        default=False, description="Give each worker one GPU.", json_schema_extra=MAY_CHANGE
-    )
-    cpus_per_worker: Annotated[Int, Field(ge=1)] | None = Field(
-        default=None,
-        description="CPUs of each worker; null shares the cluster's evenly.",
-        json_schema_extra=MAY_CHANGE,
-    )
-    max_failures: Int = Field(
-        default=3,
-        ge=0,
-        description="Restarts of the worker group before the run fails.",
-        json_schema_extra=MAY_CHANGE,
-    )
-    forward_env: tuple[Text, ...] = Field(
-        default=(),
-        description="Environment variables that workers on other machines get from the driver, by "
-        "name, such as AWS_SECRET_ACCESS_KEY; their values are written nowhere.",
-        json_schema_extra=MAY_CHANGE,
     )
 
 

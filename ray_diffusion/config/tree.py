@@ -66,14 +66,17 @@ def differences(old: Mapping[str, Any], new: Config) -> list[str]:
         new: The config to continue with.
 
     Returns:
-        One line ``key: old -> new`` for each key that differs and may not; empty if none does.
+        One line ``key: old -> new`` for each key that differs and may not, by its kind or by
+        ``run.allow``; empty if none does.
     """
     then = flatten(Config()) | dict(old)
     now = flatten(new)
     changed = [
         f"{key}: {show(then[key])} -> {show(now[key])}"
         for key, field in leaves(Config).items()
-        if then[key] != now[key] and field.json_schema_extra != MAY_CHANGE
+        if then[key] != now[key]
+        and field.json_schema_extra != MAY_CHANGE
+        and key not in new.run.allow
     ]
     # A key this version does not know may have shaped the run: better refused than guessed.
     unknown = [f"{key}: {show(old[key])} -> no such key" for key in old if key not in now]

@@ -7,7 +7,15 @@ says is worse than one that is refused, so these types take only what they name.
 import re
 from typing import Annotated, Final
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Strict
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+)
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
@@ -23,6 +31,17 @@ def _without_point(value: object) -> object:
 Int = Annotated[int, Strict(), BeforeValidator(_without_point)]
 Float = Annotated[float, Strict(), AllowInfNan(False)]
 Bool = Annotated[bool, Strict()]
+Count = Annotated[Int, Field(ge=1)]
+Fraction = Annotated[Float, Field(ge=0, lt=1)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not hold control characters or line ends")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
 
 
 SECRET: Final = r"key|secret|token|password|credential|connection_string|sas"

@@ -15,8 +15,16 @@ BROKEN = {
         "after the first",
     ),
     "global_batch_size": (
-        ["cluster.num_workers=200"],
+        ["cluster.num_workers=[1,200]"],
         "data.global_batch_size: must be at least cluster.num_workers, 200, got 128",
+    ),
+    "num_workers": (
+        ["cluster.num_workers=[3,2]"],
+        "cluster.num_workers: must be [LEAST, MOST], got (3, 2)",
+    ),
+    "allow": (
+        ["run.allow=[optim.lrr]"],
+        "run.allow: names a key that does not exist, got ('optim.lrr',)",
     ),
     "mixture_weights": (
         ["data.mixture_urls=[a, b]", "data.mixture_weights=[1, 2]"],

@@ -13,8 +13,14 @@ MAY_CHANGE_KEYS = {
     "data.workers",
     "data.corrupt_policy",
     "data.max_corrupt",
+    "run.allow",
+    "training.micro_batch_size",
+    "training.activation_checkpointing",
+    "training.compile",
     "training.checkpoint_every_images",
     "training.keep_checkpoints",
+    "training.keep_best_checkpoints",
+    "training.keep_every_images",
     *(
         key
         for key in config.leaves(Config)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ray_diffusion.data.order import Int, Order
+from ray_diffusion.data.order import Int, Order, part
 
 PERIOD = 1024  # places of the pattern; weights are rounded to whole places
 
@@ -100,12 +100,11 @@ class Mixture:
 
     def _slices(self, consumed: int, batch: int, rank: int, world: int) -> list[Int]:
         """The positions within each dataset that a worker's part of a batch has."""
-        first, last = rank * batch // world, (rank + 1) * batch // world
-        slices, before = [], 0
+        places, slices, before = part(batch, rank, world), [], 0
         for source, order in enumerate(self._orders):
             start = self._count(source, consumed)
             count = self._count(source, consumed + batch) - start
-            own = np.clip((first - before, last - before), 0, count).tolist()
+            own = np.clip((places.start - before, places.stop - before), 0, count).tolist()
             slices.append(order.by_lane(start, count, *own))
             before += count
         return slices

@@ -78,6 +78,17 @@ def permute(x: ArrayLike, n: ArrayLike, keys: NDArray[np.uint64]) -> Int:
     return out.astype(np.int64)
 
 
+def part(batch: int, rank: int, world: int) -> range:
+    """Which places of a global batch a worker holds; parts differ in size by one at most.
+
+    Args:
+        batch: Examples in the global batch, at least ``world``.
+        rank: Which worker, in ``[0, world)``.
+        world: Number of workers.
+    """
+    return range(rank * batch // world, (rank + 1) * batch // world)
+
+
 class _Epoch:
     """The order within one epoch: position in ``[0, N)`` -> (shard, index within it)."""
 

@@ -43,6 +43,11 @@ class Batch(NamedTuple):
     positions: Int
     bad: int
 
+    def at(self, rows: slice) -> "Batch":
+        """Some of the examples; ``bad`` still counts all of them."""
+        images, labels, weights, positions, bad = self
+        return Batch(images[rows], labels[rows], weights[rows], positions[rows], bad)
+
 
 class Decoded(NamedTuple):
     """One example; see ``Batch``. A substitute has weight 1 and is bad all the same."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ray_diffusion.diffusion.interpolation import interpolated
+from ray_diffusion.diffusion.random import Draws
 
 # Of log sigma: where Karras et al. 2022 (arXiv:2206.00364) found that learning pays.
 LOG_SIGMA_MEAN, LOG_SIGMA_SD = -1.2, 1.2
@@ -32,43 +33,37 @@ class Levels(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """A worker's part of a global batch, and where its randomness comes from.
+    """Some places of a global batch, and where their randomness comes from.
 
     Attributes:
-        places: Index of each example in the global batch, shape ``(B,)``.
-        total: Examples of the global batch.
-        own: A generator of this worker alone.
-        shared: A generator in the same state on every worker.
+        own: What each place draws for itself.
+        shared: A generator in the same state for all places.
+        total: Places of the global batch.
     """
 
-    places: Tensor
-    total: int
-    own: torch.Generator
+    own: Draws
     shared: torch.Generator
+    total: int
 
 
 def _uniform(table: Tensor, continuous: bool, draw: Draw) -> Tensor:
-    T, shape = len(table), (len(draw.places),)
-    if continuous:
-        return _rand(shape, draw.own) * (T - 1)
-    return torch.randint(T, shape, generator=draw.own, device=draw.own.device).double()
+    T, share = len(table), draw.own.uniform()
+    return share * (T - 1) if continuous else (share * T).floor()
 
 
 def _stratified(table: Tensor, continuous: bool, draw: Draw) -> Tensor:
-    T, offset = len(table), _rand((), draw.shared)
-    share = (offset + draw.places.to(table.device).double() / draw.total) % 1
+    T, places = len(table), draw.own.places
+    offset = torch.rand((), generator=draw.shared, device=table.device, dtype=torch.float64)
+    own = torch.arange(places.start, places.stop, device=table.device, dtype=torch.float64)
+    share = (offset + own / draw.total) % 1
     return share * (T - 1) if continuous else (share * T).floor().clamp(max=T - 1)
 
 
 def _lognormal(table: Tensor, continuous: bool, draw: Draw) -> Tensor:
     # The quantile function of the normal distribution, at a uniform draw.
-    normal = torch.special.ndtri(_rand((len(draw.places),), draw.own).clamp(1e-12, 1 - 1e-12))
+    normal = torch.special.ndtri(draw.own.uniform().clamp(1e-12, 1 - 1e-12))
     position = _position(table, -2 * (LOG_SIGMA_MEAN + LOG_SIGMA_SD * normal))
     return position if continuous else position.round()
-
-
-def _rand(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
 
 
 def _position(table: Tensor, logsnr: Tensor) -> Tensor:
@@ -141,7 +136,7 @@ def draw_levels(name: str, table: Tensor, continuous: bool, draw: Draw) -> Level
         name: A key of ``TIMESTEP_SAMPLING``.
         table: The schedule's logsnr, strictly decreasing, shape ``(T,)``, float64.
         continuous: Whether levels between those of the table are drawn too.
-        draw: Which part of the batch, and the generators, on the table's device.
+        draw: Which part of the batch, drawn on the table's device.
 
     Returns:
         The levels.

@@ -93,9 +93,7 @@ def denoising_loss(
     return losses + HYBRID * objective.steps * torch.where(first, 0.0, bound)
 
 
-def drop_condition(
-    condition: Tensor, null: int, probability: float, generator: torch.Generator
-) -> Tensor:
+def drop_condition(condition: Tensor, null: int, probability: float, uniform: Tensor) -> Tensor:
     """Replace some conditions by the null class, each example on its own.
 
     This is what lets one network learn the conditional and the unconditional distribution, for
@@ -105,10 +103,9 @@ def drop_condition(
         condition: Class of each example, shape ``(B,)``.
         null: The class that means "no class".
         probability: Share of examples to drop, in [0, 1).
-        generator: Where the draws come from.
+        uniform: Draws in [0, 1) that decide, shape ``(B,)``.
 
     Returns:
         The conditions, shape ``(B,)``.
     """
-    draws = torch.rand(condition.shape, generator=generator, device=condition.device)
-    return torch.where(draws < probability, null, condition)
+    return torch.where(uniform < probability, null, condition)

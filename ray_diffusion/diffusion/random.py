@@ -1,14 +1,17 @@
 """Random draws that depend on their name alone, never on what was drawn before.
 
 A long-lived generator ties every draw to the history of the process and has to be saved to be
-resumed. Here each draw has a name such as ``("step", seed, images_seen, rank)``; the name is
-hashed into the seed of a fresh generator. A resumed run asks for the same names.
+resumed. Here each draw has a name such as ``("step", seed, images_seen)``; the name is hashed into
+the seed of a fresh generator. A resumed run asks for the same names.
 """
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+BLOCK = 32  # places of a batch that share a generator: seeding one costs as much as 500 draws
 
 
 def generator(*name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -24,6 +27,41 @@ def generator(*name: str | int, device: torch.device | str = "cpu") -> torch.Gen
     digest = hashlib.blake2b(repr(name).encode(), digest_size=8).digest()
     seed = int.from_bytes(digest, "little", signed=True)
     return torch.Generator(device).manual_seed(seed)
+
+
+class Draws:
+    """Random numbers for some places of a batch, the same whoever holds which of them.
+
+    Each block of 32 places has a generator of its own. Whoever holds a place draws for its whole
+    block and keeps the own part, so a batch gets the same numbers from any number of workers and
+    micro-batches, and no two places get the same.
+
+    Args:
+        name: What the draws are for; see ``generator``.
+        places: The places in the batch, in order.
+        device: Where to draw.
+    """
+
+    def __init__(self, *name: str | int, places: range, device: torch.device | str = "cpu") -> None:
+        first, end = places.start // BLOCK, -(-places.stop // BLOCK)
+        self.places = places
+        self._generators = [generator(*name, block, device=device) for block in range(first, end)]
+        self._own = slice(places.start - first * BLOCK, places.stop - first * BLOCK)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, ``shape`` of them a place; ``(len(places), *shape)``."""
+        return self._drawn(
+            lambda own: torch.randn((BLOCK, *shape), generator=own, device=own.device)
+        )
+
+    def uniform(self) -> Tensor:
+        """A number in [0, 1) for each place; ``(len(places),)``, float64."""
+        return self._drawn(
+            lambda own: torch.rand(BLOCK, generator=own, device=own.device, dtype=torch.float64)
+        )
+
+    def _drawn(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.cat([draw(own) for own in self._generators])[self._own]
 
 
 def per_example_noise(

@@ -1,7 +1,12 @@
 """Sums over all workers of a run; without a process group, over this one alone."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+
+BUCKET_BYTES = 25 * 2**20  # one collective's worth: a smaller one is mostly latency
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -14,17 +19,88 @@ def rank_and_world() -> tuple[int, int]:
 def sum_over_workers(tensors: list[Tensor]) -> None:
     """Replace tensors by their sums over all workers, in one collective call.
 
-    One flat buffer, not DistributedDataParallel's buckets: those are laid out anew after the
+    Args:
+        tensors: Of one dtype and device, and of the same shapes on each worker; changed in place.
+    """
+    if rank_and_world()[1] > 1:
+        _Sum(tensors).finish()
+
+
+class _Sum:
+    """One collective under way."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._work: Any = distributed.all_reduce(self._flat, async_op=True)
+
+    def finish(self) -> None:
+        self._work.wait()
+        parts = torch.split(self._flat, [tensor.numel() for tensor in self._tensors])
+        for tensor, part in zip(self._tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+class GradientSum:
+    """Sums gradients over all workers while the backward pass is still under way.
+
+    Buckets of parameters are laid out once, from the order of the parameters alone, last ones
+    first, as their gradients come. DistributedDataParallel lays its buckets out anew after the
     first step, so a resumed run would add in another order than an undisturbed one and differ in
     the last bit (docs/decisions/0003).
 
     Args:
-        tensors: Of one dtype and device, and of the same shapes on each worker; changed in place.
+        parameters: Those of the network, in its order.
     """
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    distributed.all_reduce(flat)
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._buckets: list[list[nn.Parameter]] = [[]]
+        room = BUCKET_BYTES
+        for parameter in reversed(list(parameters)):
+            if self._buckets[-1] and parameter.nbytes > room:
+                self._buckets.append([])
+                room = BUCKET_BYTES
+            self._buckets[-1].append(parameter)
+            room -= parameter.nbytes
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+        self._missing: set[nn.Parameter] = set()
+        self._begun = 0  # buckets
+        self._sums: list[_Sum] = []
+        self._last = False
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of a loss to those that are there.
+
+        Args:
+            loss: A scalar.
+            last: Whether these are the last of the step: now they may be summed.
+        """
+        self._last = last and rank_and_world()[1] > 1
+        self._missing = {parameter for bucket in self._buckets for parameter in bucket}
+        self._begun = 0
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def finish(self, facts: Tensor) -> None:
+        """Wait for the sums; ``facts``, numbers of this worker, become their sums too."""
+        if self._last:
+            self._missing.clear()  # what got no gradient gets none on any worker
+            self._begin()
+            self._sums.append(_Sum([facts]))
+            for one in self._sums:
+                one.finish()
+            self._sums.clear()
+
+    def _arrived(self, parameter: nn.Parameter) -> None:
+        if self._last:
+            self._missing.discard(parameter)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Start the sums whose turn has come; in one order on all workers, or they would hang."""
+        for bucket in self._buckets[self._begun :]:
+            if not self._missing.isdisjoint(bucket):
+                return
+            self._begun += 1
+            found = [parameter.grad for parameter in bucket if parameter.grad is not None]
+            if found:
+                self._sums.append(_Sum(found))

@@ -1,4 +1,4 @@
-"""The five functions through which a training loop reaches the world outside."""
+"""The functions through which a training loop reaches the world outside."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ class Harness:
         show: Takes pictures by name, uint8 ``(height, width, 3)``, at a number of images seen.
         should_stop: Whether to save and stop before the next step; asked once a step, so it must
             not wait.
+        should_save: Whether to save after the next step, for a reason of the cluster's; asked
+            once a step.
 
     Only the first worker calls ``save``, ``log`` and ``show``.
     """
@@ -32,6 +34,7 @@ class Harness:
     log: Callable[[int, Mapping[str, float]], None]
     show: Callable[[int, Mapping[str, Tensor]], None]
     should_stop: Callable[[], bool]
+    should_save: Callable[[], bool] = lambda: False
 
 
 def in_directory(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from ray_diffusion.config import Config
 from ray_diffusion.data.reader import Batch
@@ -24,6 +25,7 @@ from ray_diffusion.training.harness import Harness
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import StepResult, train_step
 from ray_diffusion.training.validation import previews, validate
+from ray_diffusion.training.votes import Votes
 
 
 class _Interval:
@@ -95,19 +97,23 @@ class _Training:
             self._train(found)
 
     def _train(self, batches: Iterator[Batch]) -> None:
-        state, interval = self.state, _Interval()
+        state, interval, votes = self.state, _Interval(), Votes(self.device)
         while not self._done():
             asked = time.perf_counter()
-            batch = next(batches)
+            with record_function("data"):
+                batch = next(batches)
             waited = time.perf_counter() - asked
-            result = train_step(state, batch, self.config, self.table, self.harness.should_stop())
+            stop, save = self.harness.should_stop(), self.harness.should_save()
+            result = train_step(state, batch, self.config, self.table, stop, save)
             interval.add(result, self.config.data.global_batch_size, waited)
-            stopping = self._stopping(result)
-            if self._due(self.config.training.log_every_images) or self._save_due() or stopping:
+            stopping, saving = votes.told(result.votes)
+            stopping = stopping and not self._done()
+            saving = saving or stopping or self._save_due()
+            if saving or self._due(self.config.training.log_every_images):
                 self._log(interval.metrics(result))
                 if self._validation_due():
                     self._validate()
-                if self._save_due() or stopping:
+                if saving:
                     self._save()
                 interval = _Interval()
             if stopping:
@@ -130,10 +136,6 @@ class _Training:
 
     def _validation_due(self) -> bool:
         return self._due(self.config.training.validate_every_images)
-
-    def _stopping(self, result: StepResult) -> bool:
-        # Reading the votes waits for the device; several workers agree through the sum alone.
-        return not self._done() and bool(result.stop_votes > 0)
 
     def _log(self, metrics: dict[str, float]) -> None:
         _check_finite(metrics, self.state.images_seen)

@@ -8,16 +8,18 @@ from torch import nn
 from ray_diffusion.config import Config
 from ray_diffusion.models import ema
 from ray_diffusion.models.build import build
+from ray_diffusion.training.collective import GradientSum
 
 
 @dataclass
 class TrainState:
-    """All that a checkpoint holds.
+    """All that training changes; a checkpoint holds it.
 
     Attributes:
         network: The weights that are trained.
         average: Their exponential moving average.
         optimizer: AdamW and its moments.
+        gradients: How gradients come to be, and to be summed over the workers.
         images_seen: Images trained on, over all workers.
         steps: Optimizer steps.
         metrics: The last value of each metric.
@@ -28,6 +30,7 @@ class TrainState:
     network: nn.Module
     average: nn.Module
     optimizer: torch.optim.Optimizer
+    gradients: GradientSum
     images_seen: int = 0
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -54,4 +57,5 @@ def initial_state(config: Config, device: torch.device) -> TrainState:
         weight_decay=optim.weight_decay,
         fused=True,
     )
-    return TrainState(network, ema.average_of(network), optimizer)
+    average = ema.average_of(network)  # before the network gets its hooks
+    return TrainState(network, average, optimizer, GradientSum(network.parameters()))

@@ -14,7 +14,7 @@ from ray_diffusion.diffusion.levels import (
     draw_levels,
     levels_at,
 )
-from ray_diffusion.diffusion.random import generator
+from ray_diffusion.diffusion.random import Draws, generator
 from ray_diffusion.diffusion.schedule import SCHEDULES, geometric
 
 WIDE = geometric(5000, sigma_min=1e-4, sigma_max=1e3)  # no lognormal draw is beyond its ends
@@ -29,9 +29,8 @@ def drawn(
     part: slice = slice(None),
 ) -> Levels:
     """A global batch of ``count``, or a worker's part of it."""
-    places = torch.arange(count)[part]
-    own, shared = generator("own", seed, places[0].item()), generator("shared", seed)
-    return draw_levels(name, levels, continuous, Draw(places, count, own, shared))
+    own = Draws("own", seed, places=range(count)[part])
+    return draw_levels(name, levels, continuous, Draw(own, generator("shared", seed), count))
 
 
 def timesteps(levels: Tensor, logsnr: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def test_from_the_bound_the_variance_learns_and_the_mean_does_not():
 def test_conditions_are_dropped_at_their_rate_each_on_its_own():
     n, probability = 20_000, 0.3
     labels = torch.arange(n) % 10
-    dropped = drop_condition(labels, 10, probability, generator("drop"))
+    dropped = drop_condition(labels, 10, probability, torch.rand(n, generator=generator("drop")))
     assert ((dropped == labels) | (dropped == 10)).all()
     for label in range(10):
         share = (dropped[labels == label] == 10).double().mean()
@@ -141,4 +141,4 @@ def test_conditions_are_dropped_at_their_rate_each_on_its_own():
 
 def test_nothing_is_dropped_at_probability_zero():
     labels = torch.arange(1000) % 10
-    assert drop_condition(labels, 10, 0.0, generator("drop")).equal(labels)
+    assert drop_condition(labels, 10, 0.0, torch.rand(1000)).equal(labels)

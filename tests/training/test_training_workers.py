@@ -3,20 +3,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy import BATCH, CPU, World
-from two_workers import awake, first_slice, val_loss, work
+from toy import BATCH, World
+from two_workers import first_slice, first_step, val_loss, work
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
-from ray_diffusion.data.reader import Batch
-from ray_diffusion.diffusion.levels import levels_at
-from ray_diffusion.diffusion.objective import Objective, denoising_loss, drop_condition
-from ray_diffusion.diffusion.random import generator
-from ray_diffusion.models.draw import logsnr_table
-from ray_diffusion.models.pixels import encode
-from ray_diffusion.training import step
 from ray_diffusion.training.collective import rank_and_world, sum_over_workers
-from ray_diffusion.training.state import initial_state
 
 
 @pytest.fixture(scope="module")
@@ -60,41 +52,26 @@ def test_the_validation_loss_does_not_depend_on_the_number_of_workers(
     assert results[0]["val/loss"] == pytest.approx(val_loss(run), rel=1e-6)
 
 
-def slices(run: Config) -> list[Batch]:
-    return [first_slice(run, rank) for rank in range(2)]
-
-
 def test_two_workers_with_unequal_slices_take_the_step_of_one(
     results: list[dict[str, Any]], run: Config
 ):
     uneven = config.override(run, {"data.global_batch_size": BATCH + 1})
-    table, network, losses = logsnr_table(uneven), awake(uneven), []
-    parts = slices(uneven)
-    assert [len(part.labels) for part in parts] == [16, 17]
-    for rank, (images, labels, *_) in enumerate(parts):
-        draw = generator("step", uneven.run.seed, 0, rank)
-        noise = torch.randn(images.shape, generator=draw)
-        timesteps = torch.randint(len(table), labels.shape, generator=draw)
-        levels = levels_at("uniform", table, timesteps)
-        condition = drop_condition(labels, 10, uneven.model.class_dropout_prob, draw)
-        objective = Objective("v_prediction")
-        losses.append(denoising_loss(network, encode(images), condition, levels, noise, objective))
-    loss = torch.cat(losses).mean()
-    loss.backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()])
+    assert [len(first_slice(uneven, rank, 2).labels) for rank in (0, 1)] == [16, 17]
+    loss, norm = first_step(uneven, rank=0, world=1)
     for result in results:
         # The same numbers added in another order.
-        assert result["first step"] == pytest.approx((loss.item(), norm.item()), rel=1e-5)
+        assert result["first step"] == pytest.approx((loss, norm), rel=1e-5)
+        assert result["micro step"] == pytest.approx((loss, norm), rel=1e-5)
 
 
-def test_workers_draw_different_noise(run: Config, monkeypatch: pytest.MonkeyPatch):
-    batch, table, losses = slices(run)[0], logsnr_table(run), []
-    for rank in (0, 1, 0):
-        monkeypatch.setattr(step, "rank_and_world", lambda rank=rank: (rank, 2))
-        result = step.train_step(initial_state(run, CPU), batch, run, table, stop=False)
-        losses.append(float(result.loss))
-    assert losses[0] == losses[2]
-    assert losses[0] != losses[1]
+def test_sums_that_overlap_the_backward_pass_are_those_of_one_flat_sum(
+    results: list[dict[str, Any]],
+):
+    for result in results:
+        flat, overlapping = result["gradients"]
+        assert len(flat) > 10
+        for one, other in zip(flat, overlapping, strict=True):
+            assert one.equal(other)
 
 
 def test_one_workers_wish_to_stop_stops_all_and_the_run_ends_as_if_undisturbed(

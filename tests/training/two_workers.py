@@ -1,11 +1,12 @@
 """What each of two gloo processes does for ``test_training_workers.py``."""
 
+import copy
 import os
 from contextlib import closing
 from pathlib import Path
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 from toy import BATCH, CPU, World
 
 from ray_diffusion import config
@@ -15,8 +16,8 @@ from ray_diffusion.data.stream import Stream, batches
 from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.errors import Preempted
 from ray_diffusion.models.draw import logsnr_table
-from ray_diffusion.training import validation
-from ray_diffusion.training.collective import rank_and_world, sum_over_workers
+from ray_diffusion.training import collective, validation
+from ray_diffusion.training.collective import GradientSum, rank_and_world, sum_over_workers
 from ray_diffusion.training.loop import loop
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
@@ -46,20 +47,38 @@ def sums(rank: int) -> list[torch.Tensor]:
     return tensors
 
 
-def first_slice(run: Config, rank: int) -> Batch:
-    """One of two workers' part of the first batch."""
+def first_slice(run: Config, rank: int, world: int) -> Batch:
+    """A worker's part of the first batch."""
     train, batch = open_training_set(run.data), run.data.global_batch_size
-    with closing(batches(Stream(train, run.run.seed, 0, batch, rank, world=2))) as found:
+    with closing(batches(Stream(train, run.run.seed, 0, batch, rank, world))) as found:
         return next(found)
 
 
-def first_step(run: Config, rank: int) -> tuple[float, float]:
+def first_step(run: Config, rank: int, world: int) -> tuple[float, float]:
     """Loss and gradient norm of the first step."""
-    batch = first_slice(run, rank)
+    batch = first_slice(run, rank, world)
     state = initial_state(run, CPU)
     state.network.load_state_dict(awake(run).state_dict())
-    result = train_step(state, batch, run, logsnr_table(run), stop=False)
+    result = train_step(state, batch, run, logsnr_table(run))
     return float(result.loss), float(result.grad_norm)
+
+
+def gradients(rank: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The same gradients summed at once, and in small buckets while they come to be."""
+    torch.manual_seed(0)
+    flat = nn.Sequential(*(nn.Linear(3, 3) for _ in range(6)))
+    overlapping = copy.deepcopy(flat)
+    x, facts = torch.randn(2, 5, 3)[rank], torch.tensor([float(rank)])
+    for row in (x[:2], x[2:]):
+        flat(row).square().sum().backward()
+    sum_over_workers([parameter.grad for parameter in flat.parameters()])
+    collective.BUCKET_BYTES = 60  # a weight and its bias
+    sums = GradientSum(overlapping.parameters())
+    for row, last in ((x[:2], False), (x[2:], True)):
+        sums.backward(overlapping(row).square().sum(), last)
+    sums.finish(facts)
+    assert facts == 1
+    return tuple([p.grad for p in network.parameters()] for network in (flat, overlapping))
 
 
 def stopped_then_continued(run: Config, directory: Path, rank: int) -> str:
@@ -90,7 +109,11 @@ def work(rank: int, directory: Path, run: Config) -> None:
             "rank and world": rank_and_world(),
             "sums": sums(rank),
             "val/loss": val_loss(run),
-            "first step": first_step(uneven, rank),
+            "first step": first_step(uneven, rank, 2),
+            "micro step": first_step(
+                config.override(uneven, {"training.micro_batch_size": 5}), rank, 2
+            ),
+            "gradients": gradients(rank),
             "stopped": stopped_then_continued(uneven, directory / "stopped", rank),
         }
         torch.save(result, directory / f"result-{rank}.pt")

@@ -201,7 +201,7 @@ def load(model: str, weights: str = "ema", sampler: dict[str, object] | None = N
     directory = Directory(model)
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch)
-        source = _fetch(directory, local)
+        source = fetch(directory, local)
         file = local / WEIGHTS[weights]
         if not file.exists():
             raise UsageError(f"{source} has no {weights} weights ({WEIGHTS[weights]})")
@@ -226,7 +226,7 @@ def _profile(model: Path) -> Tensor | None:
     return torch.tensor(found, dtype=torch.float64) if found else None
 
 
-def _fetch(directory: Directory, into: Path) -> str:
+def fetch(directory: Directory, into: Path) -> str:
     """Bring a model to this machine; where it came from."""
     if checkpoint.names(directory):
         name = checkpoint.fetch_newest(directory, into, warn)

@@ -133,6 +133,11 @@ class Sampler(Values):
         description="Weight of classifier-free guidance; 1 is off.",
         json_schema_extra=MAY_CHANGE,
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Arithmetic and weights of the network while it draws; steps stay fp32.",
+        json_schema_extra=MAY_CHANGE,
+    )
     clip_x0: Bool = Field(
         default=True,
         description="Clip each estimate of the clean image to the data's range.",

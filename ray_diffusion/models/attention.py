@@ -1,7 +1,14 @@
 """Attention of a set of tokens to itself, from one projection to queries, keys and values."""
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# Up to so many tokens torch's fused attention of bfloat16 is slower on a CPU than the plain
+# products, backwards by far (benchmarks/norm.py). Beyond them their table of all pairs is large.
+FEW = 256
 
 
 def heads_of(width: int, head_width: int) -> int:
@@ -30,4 +37,10 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     """
     B, N, _ = qkv.shape
     q, k, v = qkv.view(B, N, 3, heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, W / heads)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    slow = qkv.requires_grad and qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu"
+    mix = _in_products if slow and N <= FEW else F.scaled_dot_product_attention
+    return mix(q, k, v).transpose(1, 2).flatten(2)
+
+
+def _in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ray_diffusion.config import Config
+from ray_diffusion.models.blocks import recompute_activations
 from ray_diffusion.models.dit import DiT
 from ray_diffusion.models.tiny import Tiny
 from ray_diffusion.models.tutorial_unet import TutorialUNet
@@ -66,11 +67,14 @@ def build(config: Config, seed: int | None = None) -> nn.Module:
         seed: Seeds the initial weights; None where they will be loaded anyway.
 
     Returns:
-        The network, in channels_last memory format. It returns as many channels as an image has,
-        or twice as many where ``diffusion.learn_variance`` is set.
+        The network, in channels_last memory format, with ``training.activation_checkpointing`` as
+        configured. It returns as many channels as an image has, or twice as many where
+        ``diffusion.learn_variance`` is set.
     """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         network = MODELS[config.model.kind](config)
+    if config.training.activation_checkpointing:
+        recompute_activations(network)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -16,12 +16,14 @@ from ray_diffusion.diffusion.denoiser import (
 from ray_diffusion.diffusion.editing import Sampler
 from ray_diffusion.diffusion.family import FAMILIES
 from ray_diffusion.diffusion.grids import itinerary
+from ray_diffusion.diffusion.objective import Network
 from ray_diffusion.diffusion.profile import with_analytic_variance
 from ray_diffusion.diffusion.sampling import sample
 from ray_diffusion.diffusion.schedule import SCHEDULES, with_zero_terminal_snr
 from ray_diffusion.diffusion.solvers import SOLVERS, Options
 from ray_diffusion.errors import UsageError
 from ray_diffusion.models.pixels import decode
+from ray_diffusion.models.precision import PRECISIONS
 
 
 def logsnr_table(config: Config) -> Tensor:
@@ -39,7 +41,7 @@ def logsnr_table(config: Config) -> Tensor:
     return with_zero_terminal_snr(table) if diffusion.rescale_zero_terminal_snr else table
 
 
-def denoiser_of(network: nn.Module, config: Config) -> Denoiser:
+def denoiser_of(network: Network, config: Config) -> Denoiser:
     """Read a run's network as a denoiser, neither guided nor clipped."""
     diffusion = config.diffusion
     return denoiser(
@@ -48,7 +50,7 @@ def denoiser_of(network: nn.Module, config: Config) -> Denoiser:
 
 
 def model_of(
-    network: nn.Module, config: Config, scale: Tensor, profile: Tensor | None = None
+    network: Network, config: Config, scale: Tensor, profile: Tensor | None = None
 ) -> Denoiser:
     """The denoiser that the run's sampler walks with: guided, clipped, with its variance.
 
@@ -127,7 +129,7 @@ def draw(
     device = next(network.parameters()).device
     scale = torch.full((len(labels),), config.sampler.guidance_scale, device=device)
     sampler = Sampler(
-        model_of(network, config, scale, profile),
+        model_of(PRECISIONS[config.sampler.precision](network), config, scale, profile),
         labels.to(device),
         levels_of(config),
         config.sampler.solver,

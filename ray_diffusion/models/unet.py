@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ray_diffusion.models.attention import attend, heads_of
 from ray_diffusion.models.embedding import LogsnrEmbedding
+from ray_diffusion.models.norm import GroupNorm
 
 NORM_GROUPS = 8  # divides every width, as channels are a multiple of 8
 HEAD_WIDTH = 32  # channels per attention head, or more
@@ -26,10 +27,10 @@ class ResidualBlock(nn.Module):
         self, in_channels: int, out_channels: int, embedding_width: int, dropout: float
     ) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(NORM_GROUPS, in_channels)
+        self.norm_in = GroupNorm(NORM_GROUPS, in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(embedding_width, 2 * out_channels)
-        self.norm_out = nn.GroupNorm(NORM_GROUPS, out_channels)
+        self.norm_out = GroupNorm(NORM_GROUPS, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip: nn.Module = (
@@ -52,7 +53,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = heads_of(channels, HEAD_WIDTH)
-        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
+        self.norm = GroupNorm(NORM_GROUPS, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         _start_at_zero(self.out)
@@ -135,7 +136,7 @@ class UNet(nn.Module):
                 width = out
             if level > 0:
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
-        self.norm_out = nn.GroupNorm(NORM_GROUPS, width)
+        self.norm_out = GroupNorm(NORM_GROUPS, width)
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
         _start_at_zero(self.conv_out)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_diffusion.models.attention import attend, heads_of
+from ray_diffusion.models.attention import FEW, attend, heads_of
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,20 @@ def test_attention_is_the_softmax_of_scaled_products(heads: int):
         weights = (q @ k.mT / size**0.5).softmax(dim=-1)
         expected[..., head * size :][..., :size] = weights @ v
     torch.testing.assert_close(attend(qkv, heads), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, FEW, FEW + 1])
+def test_attention_in_bf16_has_the_values_and_gradients_of_the_exact_one(tokens: int):
+    draw = torch.Generator().manual_seed(0)
+    exact = torch.randn(2, tokens, 3 * 24, generator=draw).bfloat16().double().requires_grad_()
+    towards = torch.randn(2, tokens, 24, generator=draw).bfloat16().double()
+    rounded = exact.detach().bfloat16().requires_grad_()
+    wanted, found = attend(exact, 3), attend(rounded, 3)
+    wanted.backward(towards)
+    found.backward(towards.bfloat16())
+    assert exact.grad is not None
+    assert rounded.grad is not None
+    assert (found - wanted).norm() < 0.01 * wanted.norm()  # an epsilon is 0.008
+    assert (rounded.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
+    with torch.no_grad():  # another kernel
+        assert (attend(rounded, 3) - wanted).norm() < 0.01 * wanted.norm()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
@@ -203,3 +203,21 @@ def test_networks_are_laid_out_channels_last(kind: str):
     weights = [p for p in build(configured(kind)).parameters() if p.ndim == 4]
     assert weights
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@every_kind
+def test_activations_stay_channels_last(kind: str, precision: str):
+    run = configured(kind, **{"model.channels": 16})
+    network, others = build(run, seed=0), []
+
+    def note(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim == 4 and not output.is_contiguous(memory_format=torch.channels_last):
+            others.append(layer)
+
+    for module in network.modules():
+        if module is not network:  # a transformer lays its patches out as an image at the end
+            module.register_forward_hook(note)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        network(*inputs(run))
+    assert others == []

@@ -16,6 +16,7 @@ from ray_diffusion.models.pixels import decode, encode
 from ray_diffusion.storage import Directory, seal
 from ray_diffusion.training import harness
 from ray_diffusion.training.loop import loop
+from ray_diffusion.training.retention import Keep
 
 LAST, FIRST = "checkpoint-000000000256", "checkpoint-000000000128"
 TINY = {
@@ -34,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         config = configs.override(configs.load([]), TINY)
-        loop(config, harness.in_directory(Directory(str(run)), keep=2), torch.device("cpu"))
+        loop(config, harness.in_directory(Directory(str(run)), Keep(2)), torch.device("cpu"))
     return run
 
 
@@ -121,6 +122,18 @@ def test_the_sampler_may_be_changed_and_none_leaves_it(trained: Path):
         5,
         "ddpm",
     )
+
+
+def test_a_model_draws_nearly_the_same_in_bf16(trained: Path):
+    exact, rounded = (
+        pipeline.load(str(trained), sampler={"precision": precision})
+        for precision in ("fp32", "bf16")
+    )
+    labels = exact.labels(10)
+    error = (rounded.draw(labels, seed=0).float() - exact.draw(labels, seed=0).float()).abs()
+    assert 0 < error.mean() < 1  # a grey level
+    weights = rounded.network.state_dict().values()  # those that likelihoods are computed with
+    assert {value.dtype for value in weights} == {torch.float32}
 
 
 @pytest.mark.parametrize(

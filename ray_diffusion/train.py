@@ -12,7 +12,7 @@ def main(argv: list[str]) -> None:
     """Train, or say why not.
 
     Args:
-        argv: ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run]``.
+        argv: ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run | --profile]``.
     """
     options = config.command_line(argv, verb="train", doc=__doc__)
     from ray_diffusion.cluster.connect import connected
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
 
     plan = prepare(options.config)
     print(plan.describe(), flush=True)
-    if plan.finished and not options.dry_run:
+    if plan.finished and not (options.dry_run or options.profile):
         print("\nalready finished; another run.name starts anew\n")
         if not plan.finished.shipped:
             plan.finished.shipped, plan.finished.mlflow_run_id = ship_leftovers(
@@ -34,10 +34,13 @@ def main(argv: list[str]) -> None:
     wanted = cluster.most_workers * (cluster.cpus_per_worker or 1)
     with connected(least_cpus=wanted):
         from ray_diffusion.cluster.launch import fit
-        from ray_diffusion.cluster.rehearsal import rehearse
+        from ray_diffusion.cluster.rehearsal import profile, rehearse
 
         if options.dry_run:
             print(f"{rehearse(plan)}\n\ndry run: nothing was changed")
+            return
+        if options.profile:
+            print(f"{profile(plan)}\n\nprofile: the run itself was not changed")
             return
         summary = fit(plan)
     print(f"\n{summary.block()}")

@@ -28,10 +28,11 @@ class Options:
 
     config: Config
     dry_run: bool
+    profile: bool
 
 
 def command_line(argv: Sequence[str], *, verb: str, doc: str | None) -> Options:
-    """Read ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run]``.
+    """Read ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run | --profile]``.
 
     ``--help`` and ``--print-config`` print to stdout and end the process here.
 
@@ -52,7 +53,7 @@ def command_line(argv: Sequence[str], *, verb: str, doc: str | None) -> Options:
     if "--print-config" in flags:
         print(dump(config), end="")
         raise SystemExit(0)
-    return Options(config, dry_run="--dry-run" in flags)
+    return Options(config, dry_run="--dry-run" in flags, profile="--profile" in flags)
 
 
 def request(

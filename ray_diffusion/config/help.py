@@ -27,12 +27,13 @@ HARD_BLANK: Final = "\0"  # a blank that lines are not broken at, until the page
 RUN_USAGE: Final = (
     "[PRESET | FILE.yaml]",
     "[key.path=value ...]",
-    "[--dry-run]",
+    "[--dry-run | --profile]",
     "[--print-config]",
     "[--help]",
 )
 RUN_FLAGS: Final = {
     "--dry-run": "Check everything, print the plan, change nothing.",
+    "--profile": "Take a few steps, say where their time goes, keep a trace of them.",
     "--print-config": "Print the resolved config as YAML and stop.",
     "--help, -h": "Print this text and stop.",
 }

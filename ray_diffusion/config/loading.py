@@ -15,7 +15,7 @@ from ray_diffusion.config.schema import Config
 from ray_diffusion.config.tree import flatten, leaves, nest
 from ray_diffusion.config.wording import did_you_mean
 
-FLAGS: Final = ("--dry-run", "--print-config", "--help")
+FLAGS: Final = ("--dry-run", "--profile", "--print-config", "--help")
 
 M = TypeVar("M", bound=BaseModel)
 

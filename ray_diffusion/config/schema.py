@@ -74,6 +74,11 @@ class Run(Values):
         json_schema_extra=MAY_CHANGE,
     )
 
+    @property
+    def url(self) -> str:
+        """The run's directory."""
+        return f"{self.storage_url}/{self.name}"
+
 
 class Data(Values):
     """What is trained on."""

@@ -15,6 +15,8 @@ def test_options_hold_the_config_and_the_dry_run():
     assert command_line("run.seed=3").config.run.seed == 3
     assert not command_line().dry_run
     assert command_line("--dry-run", "digits").dry_run
+    assert not command_line("--dry-run").profile
+    assert command_line("--profile", "digits").profile
 
 
 def test_print_config_prints_yaml_that_loads(capsys: pytest.CaptureFixture[str]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ray_diffusion import config as configs
-from ray_diffusion.cluster import lineage, summary
+from ray_diffusion.cluster import lineage, summary, warm_start
 from ray_diffusion.cluster.environment import forwarded
 from ray_diffusion.config import Config
 from ray_diffusion.data.manifest import Manifest
@@ -20,6 +20,7 @@ from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, absolute, options
 from ray_diffusion.tracking.identity import RunIdentity
+from ray_diffusion.tracking.registry import SCHEME
 
 CONFIG = "config.yaml"
 
@@ -36,6 +37,7 @@ class Plan:
         val_images: Examples of the val split.
         order: How the order of the data is laid out, in words.
         parameters: Weights of the network.
+        init: What the first weights are, in words; empty if random, or of a checkpoint.
         finished: The summary of the run, if it is already done.
     """
 
@@ -46,6 +48,7 @@ class Plan:
     val_images: int
     order: str
     parameters: int
+    init: str
     finished: "summary.Summary | None"
 
     def describe(self) -> str:
@@ -63,14 +66,20 @@ class Plan:
             "order": self.order,
             "model": f"{c.model.kind}, {self.parameters:,} parameters; "
             f"a checkpoint is {megabytes:,.0f} MB",
+            "init": self.init,
             "diffusion": f"{c.diffusion.family}, {c.diffusion.beta_schedule} schedule, "
             f"T = {c.diffusion.num_train_timesteps}, {c.diffusion.prediction_type}",
             "training": f"{steps:,} steps of {c.data.global_batch_size} = {images:,} images "
             f"({images / self.train_images:.0f} epochs), {c.training.precision}",
-            "workers": f"{c.cluster.num_workers} on {'GPUs' if c.cluster.use_gpu else 'CPUs'}",
+            "workers": f"{self._workers()} on {'GPUs' if c.cluster.use_gpu else 'CPUs'}",
             "tracking": f"{self.identity.uri}, experiment {c.tracking.experiment}",
         }
-        return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+        return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
+
+    def _workers(self) -> str:
+        cluster = self.config.cluster
+        least, most = cluster.least_workers, cluster.most_workers
+        return f"{most}" if least == most else f"{least} to {most}"
 
 
 def _absolute_storage(url: str) -> str:
@@ -98,10 +107,13 @@ def _resolve(config: Config, manifest: Manifest) -> Config:
         )
     if problems:
         raise ConfigError(problems)
+    source = config.run.init_from
+    registered = source is None or source.startswith(SCHEME)
     return configs.override(
         config,
         {
             "run.storage_url": _absolute_storage(config.run.storage_url),
+            "run.init_from": source if registered else _absolute_storage(str(source)),
             "model.num_classes": classes if model.num_classes is None else model.num_classes,
             "model.image_channels": channels,
         },
@@ -166,13 +178,18 @@ def prepare(config: Config) -> Plan:
     _refuse_changes(config, run)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build(config).parameters())
+    identity = lineage.identity(config, train.fingerprint)
+    init, *odd = warm_start.rehearse(config, run, identity.uri) or [""]
+    for line in odd:
+        warn(line)
     return Plan(
         config,
         run,
-        lineage.identity(config, train.fingerprint),
+        identity,
         len(train),
         len(val),
         train.explain(),
         parameters,
+        init,
         summary.finished(run, config),
     )

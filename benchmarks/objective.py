@@ -27,6 +27,7 @@ from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory
 from ray_diffusion.training.harness import in_directory
 from ray_diffusion.training.loop import loop
+from ray_diffusion.training.retention import Keep
 
 Values = dict[str, NDArray[np.float64]]  # by metric, shape (trials, seeds)
 
@@ -95,7 +96,7 @@ def run(job: Job) -> Found:
     """Train a run to its end and draw from it."""
     config = configuration(job)
     directory = Directory(f"{config.run.storage_url}/{config.run.name}")
-    metrics = loop(config, in_directory(directory, keep=1), torch.device("cpu"))["metrics"]
+    metrics = loop(config, in_directory(directory, Keep(1)), torch.device("cpu"))["metrics"]
     found: Found = {name: metrics[name] for name in LOGGED}
     for sampler, changes in SAMPLERS.items():
         drawer = pipeline.load(directory.url, sampler=changes)

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from local_cluster import cluster, undisturbed  # noqa: F401 # fixtures
 from tiny_config import RESOLVED, TINY
 
 from ray_diffusion import config
 from ray_diffusion.storage import Directory
 from ray_diffusion.training.harness import in_directory
 from ray_diffusion.training.loop import loop
+from ray_diffusion.training.retention import Keep
 
 settings.register_profile("no deadline", deadline=None)  # no test asserts a duration
 settings.load_profile("no deadline")
@@ -36,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         tiny = config.override(config.load([]), ONE_STEP)
-        loop(tiny, in_directory(Directory(str(path)), keep=1), torch.device("cpu"))
+        loop(tiny, in_directory(Directory(str(path)), Keep(1)), torch.device("cpu"))
     return path
 
 

@@ -5,6 +5,7 @@ TINY = {
     "model.channel_mults": [1],
     "model.attention_levels": [],
     "model.blocks_per_level": 1,
+    "cluster.peak_tflops": 1.0,  # known, or each of many short runs would measure it
 }
 
 # What a launch would have found in the digits.

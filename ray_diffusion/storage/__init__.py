@@ -7,7 +7,7 @@ because object stores have no rename and an interrupted ``open(..., "wb")`` publ
 
 from ray_diffusion.storage.directory import Directory, Stored
 from ray_diffusion.storage.places import absolute, cache_dir, explained, is_local, make_cache_dir
-from ray_diffusion.storage.seal import MANIFEST, damage, digest, seal
+from ray_diffusion.storage.seal import MANIFEST, damage, digest, manifest_of, seal
 
 __all__ = [
     "MANIFEST",
@@ -20,5 +20,6 @@ __all__ = [
     "explained",
     "is_local",
     "make_cache_dir",
+    "manifest_of",
     "seal",
 ]

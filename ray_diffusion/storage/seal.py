@@ -24,7 +24,12 @@ def seal(directory: Path) -> None:
         directory: Holds plain files only.
     """
     files = {p.name: digest(p) for p in sorted(directory.iterdir()) if p.name != MANIFEST}
-    (directory / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=1))
+    (directory / MANIFEST).write_text(manifest_of(files))
+
+
+def manifest_of(files: dict[str, dict[str, int | str]]) -> str:
+    """The text of a manifest that lists files by name, each as ``digest`` describes it."""
+    return json.dumps({"version": 1, "files": files}, indent=1)
 
 
 def listed(manifest: bytes) -> dict[str, object] | None:

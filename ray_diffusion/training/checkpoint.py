@@ -1,26 +1,54 @@
-"""Checkpoint directories: written, found again, verified, thinned out.
+"""Checkpoint directories: copied from the device, written, found again, verified.
 
-``model.safetensors``, ``ema.safetensors``, ``trainer.pt`` (the optimizer; loads with
-``weights_only=True``), ``state.json``, ``config.yaml``, and last the seal, ``manifest.json``.
+``model.safetensors``, ``ema.safetensors``, ``optimizer.safetensors`` (the moments, as
+``exp_avg.PARAMETER``) or, where each worker has a share of them, ``optimizer-00001-of-00002...``,
+``state.json``, ``config.yaml``, and last the seal, ``manifest.json``.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from ray_diffusion.config import Config, dump
 from ray_diffusion.data.training_set import TrainingSet
 from ray_diffusion.errors import UsageError
 from ray_diffusion.storage import MANIFEST, Directory
-from ray_diffusion.training.state import TrainState
+from ray_diffusion.training.collective import plain, rank_and_world
+from ray_diffusion.training.state import TrainState, unmoved
 
 NAME = re.compile(r"checkpoint-(\d{12})")
+MOMENTS = "optimizer.safetensors"
+DATASETS = {"data.dataset_url", "data.mixture_urls", "data.mixture_weights"}
+
+
+class Snapshot(NamedTuple):
+    """A moment of training, in host memory that nothing else changes.
+
+    All tensors are contiguous whatever the layout on the device: a checkpoint written on one kind
+    of device continues on another.
+
+    Attributes:
+        images_seen: Images trained on until then.
+        weights: Of the network, by name; of the first worker alone.
+        average: The averaged weights, by name; of the first worker alone.
+        moments: The optimizer's, by name, or this worker's share of them.
+        facts: The text of ``state.json``.
+        config: The run's resolved configuration.
+    """
+
+    images_seen: int
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    facts: str
+    config: Config
 
 
 def name_of(images_seen: int) -> str:
@@ -28,43 +56,107 @@ def name_of(images_seen: int) -> str:
     return f"checkpoint-{images_seen:012d}"
 
 
+def images_seen_of(name: str) -> int:
+    """The images seen until the checkpoint of this name."""
+    return int(name.rpartition("-")[2])
+
+
 def names(run: Directory) -> list[str]:
     """The checkpoints of a run, oldest first, whole or not."""
     return [name for name in run.names() if NAME.fullmatch(name)]
 
 
-def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    # Without the memory format: the bytes of a file should not depend on the device's layout.
-    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+def snapshot(
+    state: TrainState, config: Config, data: TrainingSet, score: float | None = None
+) -> Snapshot:
+    """Copy all that a checkpoint holds; training may go on as soon as this returns.
 
-
-def write(directory: Path, state: TrainState, config: Config, data: TrainingSet) -> None:
-    """Write the state into an empty local directory.
+    Where each worker has a share of the weights, all of them call this together.
 
     Args:
-        directory: Where to; exists.
-        state: What to write.
+        state: What to copy.
         config: The run's resolved configuration.
         data: What is trained on; a checkpoint refuses to go on with anything else.
+        score: The ``val/score`` of these very weights, where they were just validated.
+
+    Returns:
+        The copy.
     """
-    save_file(_weights(state.network), directory / "model.safetensors")
-    save_file(_weights(state.average), directory / "ema.safetensors")
-    torch.save(state.optimizer.state_dict(), directory / "trainer.pt")
     facts = {
         "images_seen": state.images_seen,
         "steps": state.steps,
         "dataset_fingerprint": data.fingerprint,
         "order": data.order_state(),
+        "score": score,
         "metrics": state.metrics,
         "best": state.best,
         "profile": state.profile,
     }
-    (directory / "state.json").write_text(json.dumps(facts, indent=1))
-    (directory / "config.yaml").write_text(dump(config))
+    found = Snapshot(
+        state.images_seen,
+        _whole_on_host(state.network),
+        _whole_on_host(state.average),
+        {name: _on_host(value) for name, value in _moments(state).items()},
+        json.dumps(facts, indent=1),
+        config,
+    )
+    device = next(state.network.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # once, for all of the copies
+    return found
+
+
+def _whole_on_host(network: nn.Module) -> dict[str, Tensor]:
+    found, first = {}, rank_and_world()[0] == 0
+    for name, value in network.state_dict().items():
+        whole = plain(value)
+        if first:
+            found[name] = _on_host(whole)
+    return found
+
+
+def _on_host(value: Tensor) -> Tensor:
+    """A contiguous copy; that of a CUDA tensor is under way until the device is synchronized."""
+    if hasattr(value, "full_tensor"):  # a share of a tensor, which keeps its place in it
+        return value.detach().to("cpu", copy=True)
+    copied = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    return copied.copy_(value, non_blocking=True)
+
+
+def _moments(state: TrainState) -> dict[str, Tensor]:
+    return {
+        f"{moment}.{name}": value
+        for name, parameter in state.network.named_parameters()
+        for moment, value in (state.optimizer.state[parameter] or unmoved(parameter)).items()
+    }
+
+
+def write(directory: Path, snapshot: Snapshot, group: ProcessGroup | None = None) -> None:
+    """Write a snapshot into an empty local directory.
+
+    Args:
+        directory: Where to; exists.
+        snapshot: What to write.
+        group: All workers, if each of them has a share: then all call this together.
+
+    Raises:
+        OSError: If it cannot be written; on all workers.
+    """
+    if snapshot.weights:
+        save_file(snapshot.weights, directory / "model.safetensors")
+        save_file(snapshot.average, directory / "ema.safetensors")
+        (directory / "state.json").write_text(snapshot.facts)
+        (directory / "config.yaml").write_text(dump(snapshot.config))
+    if group is None:
+        save_file(snapshot.moments, directory / MOMENTS)
+    else:
+        from ray_diffusion.training import sharded
+
+        sharded.write(directory, snapshot.moments, group)
 
 
 def load(
-    directory: Path, state: TrainState, data: TrainingSet, device: torch.device
+    directory: Path, state: TrainState, data: TrainingSet, allow: Collection[str] = ()
 ) -> TrainingSet:
     """Continue from a checkpoint.
 
@@ -72,28 +164,36 @@ def load(
         directory: A whole checkpoint, on this machine.
         state: Overwritten.
         data: What training will read.
-        device: Where the state lives.
+        allow: Keys that may have changed; see ``run.allow``.
 
     Returns:
-        The data in the order in which the checkpoint has read it.
+        The data in the order in which the checkpoint has read it; changed data in its own.
 
     Raises:
-        UsageError: If the checkpoint was trained on other data.
+        UsageError: If the checkpoint was trained on other data, or is of another version.
     """
+    from ray_diffusion.training import sharded  # a second to import
+
     facts = json.loads((directory / "state.json").read_text())
-    if facts["dataset_fingerprint"] != data.fingerprint:
+    changed = facts["dataset_fingerprint"] != data.fingerprint
+    if changed and not DATASETS & set(allow):
         raise UsageError(
             f"the checkpoint was trained on dataset {facts['dataset_fingerprint']}, "
-            f"data.dataset_url now holds {data.fingerprint}; choose another run.name"
+            f"data.dataset_url now holds {data.fingerprint}; choose another run.name, or give "
+            "run.allow=[data.dataset_url]"
         )
-    state.network.load_state_dict(load_file(directory / "model.safetensors", device=str(device)))
-    state.average.load_state_dict(load_file(directory / "ema.safetensors", device=str(device)))
-    moments = torch.load(directory / "trainer.pt", map_location=device, weights_only=True)
-    state.optimizer.load_state_dict(moments)
+    if not any(directory.glob("optimizer*.safetensors")):
+        raise UsageError(
+            "the checkpoint was written by an earlier version, which kept the optimizer's state in "
+            "another form; choose another run.name, and this run as its run.init_from"
+        )
+    sharded.load_weights(state.network, load_file(directory / "model.safetensors"))
+    sharded.load_weights(state.average, load_file(directory / "ema.safetensors"))
+    sharded.load(directory, state.network, state.optimizer)
     state.images_seen, state.steps = facts["images_seen"], facts["steps"]
     state.metrics, state.best = facts["metrics"], facts["best"]
     state.profile = facts["profile"]
-    return data.in_order(facts["order"])
+    return data if changed else data.in_order(facts["order"])
 
 
 def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str | None:
@@ -119,27 +219,22 @@ def fetch_newest(run: Directory, into: Path, warn: Callable[[str], None]) -> str
     return None
 
 
+def facts_of(run: Directory, name: str) -> dict[str, Any] | None:
+    """What a checkpoint's ``state.json`` says; None if it is unfinished or damaged."""
+    content = (run / name).read("state.json")
+    if content is None or (run / name).read(MANIFEST) is None:
+        return None
+    try:
+        facts: dict[str, Any] = json.loads(content)
+    except ValueError:
+        return None
+    return facts
+
+
 def newest_facts(run: Directory) -> tuple[str, dict[str, Any]] | None:
     """The name of the newest finished checkpoint and what its ``state.json`` says, if any."""
     for name in reversed(names(run)):
-        directory = run / name
-        content = directory.read("state.json")
-        if content is not None and directory.read(MANIFEST) is not None:
-            return name, json.loads(content)
+        facts = facts_of(run, name)
+        if facts is not None:
+            return name, facts
     return None
-
-
-def thin_out(run: Directory, newest: str, keep: int) -> None:
-    """Delete all but the newest checkpoints.
-
-    Args:
-        run: The run's directory.
-        newest: The one just published. Whatever lies beyond it is damaged or unfinished, or the
-            run would have continued from there; it must not take the place of a whole one.
-        keep: How many stay, at least 1.
-    """
-    found = names(run)
-    kept = [name for name in found if name <= newest][-keep:]
-    for name in found:
-        if name not in kept:
-            run.remove(name)

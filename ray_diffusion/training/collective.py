@@ -1,10 +1,11 @@
 """Sums over all workers of a run; without a process group, over this one alone."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 
 BUCKET_BYTES = 25 * 2**20  # one collective's worth: a smaller one is mostly latency
 
@@ -24,6 +25,33 @@ def sum_over_workers(tensors: list[Tensor]) -> None:
     """
     if rank_and_world()[1] > 1:
         _Sum(tensors).finish()
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor as it is, or put together from all workers, who all ask, if it is spread."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
+
+
+class Gradients(Protocol):
+    """How the gradients of a step come to be, and to be sums over all workers.
+
+    Attributes:
+        group: All workers, over gloo, if each of them has a share of the weights; else None.
+    """
+
+    group: ProcessGroup | None
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of a loss to those that are there.
+
+        Args:
+            loss: A scalar.
+            last: Whether these are the last of the step: now they may be summed.
+        """
+
+    def finish(self, facts: Tensor) -> None:
+        """Wait for the sums; ``facts``, numbers of this worker, become their sums too."""
 
 
 class _Sum:
@@ -53,6 +81,8 @@ class GradientSum:
         parameters: Those of the network, in its order.
     """
 
+    group: ProcessGroup | None = None
+
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._buckets: list[list[nn.Parameter]] = [[]]
         room = BUCKET_BYTES
@@ -62,26 +92,21 @@ class GradientSum:
                 room = BUCKET_BYTES
             self._buckets[-1].append(parameter)
             room -= parameter.nbytes
-            parameter.register_post_accumulate_grad_hook(self._arrived)
+            parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
         self._missing: set[nn.Parameter] = set()
         self._begun = 0  # buckets
         self._sums: list[_Sum] = []
         self._last = False
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Add the gradients of a loss to those that are there.
-
-        Args:
-            loss: A scalar.
-            last: Whether these are the last of the step: now they may be summed.
-        """
+        """See ``Gradients``."""
         self._last = last and rank_and_world()[1] > 1
         self._missing = {parameter for bucket in self._buckets for parameter in bucket}
         self._begun = 0
         loss.backward()  # type: ignore[no-untyped-call]
 
     def finish(self, facts: Tensor) -> None:
-        """Wait for the sums; ``facts``, numbers of this worker, become their sums too."""
+        """See ``Gradients``."""
         if self._last:
             self._missing.clear()  # what got no gradient gets none on any worker
             self._begin()

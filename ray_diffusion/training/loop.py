@@ -18,11 +18,13 @@ from ray_diffusion.data.stream import Stream, batches
 from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.errors import Diverged, Preempted
 from ray_diffusion.models.draw import logsnr_table
-from ray_diffusion.storage import explained
+from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
-from ray_diffusion.training.collective import rank_and_world
+from ray_diffusion.training.collective import plain, rank_and_world
+from ray_diffusion.training.flops import flops_per_image, peak_tflops
 from ray_diffusion.training.harness import Harness
-from ray_diffusion.training.state import initial_state
+from ray_diffusion.training.saving import Saver
+from ray_diffusion.training.state import callable_alone, initial_state
 from ray_diffusion.training.step import StepResult, train_step
 from ray_diffusion.training.validation import previews, validate
 from ray_diffusion.training.votes import Votes
@@ -31,7 +33,8 @@ from ray_diffusion.training.votes import Votes
 class _Interval:
     """Means since the last log line. A log line precedes each checkpoint, so none spans one."""
 
-    def __init__(self) -> None:
+    def __init__(self, peak_images_per_second: float) -> None:
+        self.peak = peak_images_per_second
         self.steps, self.images, self.waited = 0, 0, 0.0
         self.loss: Tensor | float = 0.0
         self.bad: Tensor | float = 0.0
@@ -45,12 +48,14 @@ class _Interval:
         self.bad = self.bad + result.bad_examples
 
     def metrics(self, last: StepResult) -> dict[str, float]:
-        loss, seconds = float(self.loss) / self.steps, time.perf_counter() - self.started
+        loss = float(self.loss) / self.steps  # waits for the device: read no clock before it
+        seconds = time.perf_counter() - self.started
         found = {
             "train/loss": loss,
             "train/grad_norm": float(last.grad_norm),
             "train/lr": last.lr,
             "train/images_per_second": self.images / seconds,
+            "train/mfu": self.images / seconds / self.peak,
             "train/data_wait_fraction": self.waited / seconds,
         }
         bad = float(self.bad)
@@ -72,13 +77,19 @@ class _Training:
     def __init__(self, config: Config, harness: Harness, device: torch.device) -> None:
         self.config, self.harness, self.device = config, harness, device
         self.rank, self.world = rank_and_world()
-        self.train = open_training_set(config.data, quarantine_url(config))
-        self.val = open_split(config.data, "val", quarantine_url(config))
+        quarantine_url = f"{config.run.url}/quarantine"  # of examples that could not be used
+        self.train = open_training_set(config.data, quarantine_url)
+        self.val = open_split(config.data, "val", quarantine_url)
         self.table = logsnr_table(config).to(device)
-        self.state = initial_state(config, device)
         with tempfile.TemporaryDirectory() as scratch:
-            if harness.restore(Path(scratch)):
-                self.train = checkpoint.load(Path(scratch), self.state, self.train, device)
+            found = harness.restore(Path(scratch))
+            begins = not found and config.run.init_from is not None
+            self.state = initial_state(
+                config, device, Directory(config.run.url) if begins else None
+            )
+            if found:
+                allow = config.run.allow
+                self.train = checkpoint.load(Path(scratch), self.state, self.train, allow)
 
     def run(self) -> None:
         """Train to the end of the budget, or until a worker is asked to stop."""
@@ -93,11 +104,19 @@ class _Training:
             data.horizontal_flip,
         )
         pin_memory = self.device.type == "cuda"
-        with closing(batches(stream, data.workers, pin_memory)) as found, closing(self.val):
-            self._train(found)
+        found = batches(stream, data.workers, pin_memory)
+        with closing(found), closing(self.val), self._saver() as saver:
+            self._train(found, saver)
 
-    def _train(self, batches: Iterator[Batch]) -> None:
-        state, interval, votes = self.state, _Interval(), Votes(self.device)
+    def _saver(self) -> Saver:
+        return Saver(self.harness.save, self.state.gradients.group)
+
+    def _train(self, batches: Iterator[Batch], saver: Saver) -> None:
+        # What all workers would do if they computed nothing but products of matrices.
+        peak = (
+            self.world * peak_tflops(self.config, self.device) * 1e12 / flops_per_image(self.config)
+        )
+        state, interval, votes = self.state, _Interval(peak), Votes(self.device)
         while not self._done():
             asked = time.perf_counter()
             with record_function("data"):
@@ -106,17 +125,18 @@ class _Training:
             stop, save = self.harness.should_stop(), self.harness.should_save()
             result = train_step(state, batch, self.config, self.table, stop, save)
             interval.add(result, self.config.data.global_batch_size, waited)
+            saver.check()
             stopping, saving = votes.told(result.votes)
             stopping = stopping and not self._done()
             saving = saving or stopping or self._save_due()
             if saving or self._due(self.config.training.log_every_images):
-                self._log(interval.metrics(result))
-                if self._validation_due():
-                    self._validate()
+                self._log(interval.metrics(result) | {"train/workers": float(self.world)})
+                score = self._validate() if self._validation_due() else None
                 if saving:
-                    self._save()
-                interval = _Interval()
+                    self._save(saver, score)
+                interval = _Interval(peak)
             if stopping:
+                saver.wait()
                 raise Preempted(
                     f"stopped after {state.images_seen:,} images, with a checkpoint; "
                     "the same command continues"
@@ -143,31 +163,30 @@ class _Training:
         if self.rank == 0:
             self.harness.log(self.state.images_seen, metrics)
 
-    def _validate(self) -> None:
-        state = self.state
-        found = validate(state, self.val, self.config, self.table)
+    def _validate(self) -> float:
+        state, config = self.state, self.config
+        networks = {
+            name: callable_alone(network, config)
+            for name, network in {"ema": state.average, "raw": state.network}.items()
+        }
+        found, profile = validate(networks["ema"], self.val, config, self.table)
         _check_finite(found, state.images_seen)
         state.metrics |= found
+        state.profile = profile.tolist()
         if found["val/score"] <= state.best.get("val/score", math.inf):
             state.best = found | {"images_seen": state.images_seen}
         if self.rank == 0:
             self.harness.log(state.images_seen, found)
-            self.harness.show(state.images_seen, previews(state, self.config))
+            self.harness.show(state.images_seen, previews(networks, config, profile))
+        return found["val/score"]
 
-    def _save(self) -> None:
+    def _save(self, saver: Saver, score: float | None) -> None:
         # The losses are of the weights before the last step; these are the ones after it.
-        norm = torch.nn.utils.get_total_norm(self.state.network.parameters())
+        norm = plain(torch.nn.utils.get_total_norm(self.state.network.parameters()))
         _check_finite({"the norm of the weights": float(norm)}, self.state.images_seen)
-        if self.rank == 0:
-            with tempfile.TemporaryDirectory() as scratch:
-                with explained("write a checkpoint to", scratch):
-                    checkpoint.write(Path(scratch), self.state, self.config, self.train)
-                self.harness.save(Path(scratch), self.state.images_seen)
-
-
-def quarantine_url(config: Config) -> str:
-    """Where a run writes down the examples that it could not use."""
-    return f"{config.run.storage_url}/{config.run.name}/quarantine"
+        if self.rank == 0 or self.state.gradients.group is not None:
+            saver.wait()  # before the copy: one at a time is enough for the host's memory
+            saver.save(checkpoint.snapshot(self.state, self.config, self.train, score))
 
 
 def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ray_diffusion.diffusion.random import Draws, generator
 from ray_diffusion.models import ema
 from ray_diffusion.models.dropout import dropout_of
 from ray_diffusion.models.pixels import encode
-from ray_diffusion.training.collective import rank_and_world
+from ray_diffusion.training.collective import plain, rank_and_world
 from ray_diffusion.training.lr import learning_rate
 from ray_diffusion.training.state import TrainState
 
@@ -164,7 +164,8 @@ def train_step(
     optim, total = config.optim, config.training.total_images
     lr = learning_rate(state.images_seen, optim.lr, optim.lr_schedule, optim.warmup_images, total)
     with record_function("optimizer"):
-        grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), optim.grad_clip)
+        parameters = state.network.parameters()
+        grad_norm = plain(torch.nn.utils.clip_grad_norm_(parameters, optim.grad_clip))
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()

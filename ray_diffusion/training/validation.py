@@ -1,6 +1,6 @@
 """What is looked at every now and then: errors on held-out images, and pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from ray_diffusion.diffusion.random import generator, per_example_noise
 from ray_diffusion.models.draw import denoiser_of, draw
 from ray_diffusion.models.pixels import contact_sheet, encode
 from ray_diffusion.training.collective import rank_and_world, sum_over_workers
-from ray_diffusion.training.state import TrainState
 from ray_diffusion.training.step import objective_of
 
 BATCH = 256  # examples per forward pass
@@ -114,49 +113,51 @@ def errors_at(
 
 
 def validate(
-    state: TrainState, dataset: Dataset, config: Config, table: Tensor
-) -> dict[str, float]:
+    average: nn.Module, dataset: Dataset, config: Config, table: Tensor
+) -> tuple[dict[str, float], Tensor]:
     """Measure the averaged weights.
 
     Args:
-        state: Its ``profile`` becomes that of its averaged weights.
+        average: A network that each worker may call on its own.
         dataset: The validation split.
         config: The run's configuration.
         table: The schedule's logsnr of each timestep, on the device, shape ``(T,)``.
 
     Returns:
         ``val/loss``; ``val/score``, by which runs compare; ``val/vlb_bpd``; and where classes may
-        be hidden the score without them, ``val/score_uncond``.
+        be hidden the score without them, ``val/score_uncond``. Then the error at each of
+        ``PROFILE_LEVELS``.
     """
-    profile = errors_at(PROFILE_LEVELS, state.average, dataset, config, hidden=False)
-    state.profile = profile.tolist()
+    profile = errors_at(PROFILE_LEVELS, average, dataset, config, hidden=False)
     found = {
-        "val/loss": validation_loss(state.average, dataset, config, table),
+        "val/loss": validation_loss(average, dataset, config, table),
         "val/score": score(profile),
         "val/vlb_bpd": vlb_bpd(profile),
     }
     if config.model.num_classes and config.model.class_dropout_prob:
-        errors = errors_at(SCORE_LEVELS, state.average, dataset, config, hidden=True)
+        errors = errors_at(SCORE_LEVELS, average, dataset, config, hidden=True)
         found["val/score_uncond"] = float(errors.mean())
-    return found
+    return found, profile
 
 
-def previews(state: TrainState, config: Config) -> dict[str, Tensor]:
-    """Pictures of what the weights draw now; the same seed each time, a class per column.
+def previews(
+    networks: Mapping[str, nn.Module], config: Config, profile: Tensor
+) -> dict[str, Tensor]:
+    """Pictures of what networks draw now; the same seed each time, a class per column.
 
     Args:
-        state: The state of training.
+        networks: By name.
         config: The run's configuration.
+        profile: The error of the averaged weights at ``PROFILE_LEVELS``.
 
     Returns:
-        ``ema`` and ``raw``: a contact sheet of the averaged and of the trained weights.
+        A contact sheet of each.
     """
     columns = min(config.model.num_classes or PREVIEW_COLUMNS, PREVIEW_COLUMNS)
     classes = torch.arange(columns) if config.model.num_classes else torch.zeros(columns).long()
     labels = classes.repeat(PREVIEW_ROWS)
-    profile = torch.tensor(state.profile) if state.profile else None
     sheets = {}
-    for name, network in {"ema": state.average, "raw": state.network}.items():
+    for name, network in networks.items():
         images = draw(network, config, labels, seed=0, profile=profile)
         sheets[name] = contact_sheet(images, columns)
     return sheets

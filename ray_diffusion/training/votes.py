@@ -43,6 +43,6 @@ def _on_the_way(votes: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
         return votes, None
     here = torch.empty(votes.shape, dtype=votes.dtype, pin_memory=True)
     here.copy_(votes, non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
     return here, arrived

@@ -18,8 +18,8 @@ FILES = [
     "ema.safetensors",
     "manifest.json",
     "model.safetensors",
+    "optimizer.safetensors",
     "state.json",
-    "trainer.pt",
 ]
 
 

@@ -18,10 +18,11 @@ from ray_diffusion.storage import Directory
 from ray_diffusion.training.checkpoint import name_of
 from ray_diffusion.training.harness import Harness, in_directory
 from ray_diffusion.training.loop import loop
+from ray_diffusion.training.retention import Keep
 
 BATCH = 32
 CPU = torch.device("cpu")
-CLOCKS = ("train/images_per_second", "train/data_wait_fraction")
+CLOCKS = ("train/images_per_second", "train/data_wait_fraction", "train/mfu")
 
 
 def stripes(offset: int = 0) -> Source:
@@ -90,7 +91,7 @@ class World:
         def show(images_seen: int, pictures: Mapping[str, Tensor]) -> None:
             self.shown.append(images_seen)
 
-        return in_directory(self.run, keep, log, show, should_stop, self.warnings.append)
+        return in_directory(self.run, Keep(keep), log, show, should_stop, self.warnings.append)
 
     def train(self, run: Config, keep: int = 2, stop_after: int | None = None) -> dict:
         """Train, or go on; ``stop_after`` so many steps."""
@@ -124,13 +125,13 @@ def killed_at(world: World, call: int) -> Harness:
             raise Killed
         harness.log(images_seen, metrics)
 
-    def save(directory: Path, images_seen: int) -> None:
+    def save(directory: Path, images_seen: int, group: None) -> None:
         if next(calls) == call:
             torn = world.path / name_of(images_seen)
             torn.mkdir(parents=True, exist_ok=True)  # killed at this very save before
             shutil.copy(directory / "model.safetensors", torn)
             raise Killed
-        harness.save(directory, images_seen)
+        harness.save(directory, images_seen, group)
 
     def should_stop() -> bool:
         if next(calls) == call:

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # What `make lock` holds fast; all else is the newest that goes with them.
 PINS := torch==2.13.0 ray==2.60.0 mlflow==3.17.2 webdataset==1.0.2 prometheus-client==0.26.0 fsspec==2026.9.0
 
-.PHONY: demo test check format bench mlflow lock clean
+.PHONY: demo test chaos check format bench mlflow lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m ray_diffusion.train digits
@@ -19,7 +19,10 @@ demo: $(VENV)/.installed
 	  && echo "all keys   $(BIN)/python -m ray_diffusion.train --help"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not chaos"
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m chaos
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

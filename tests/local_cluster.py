@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 PATIENCE_S = 120  # after which a condition that a test waits for is held never to come
 
 TINY = [
@@ -135,3 +137,21 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
         head.wait(60)
         log.close()
         subprocess.run(["rm", "-rf", temp], check=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The one cluster of the suite."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of two workers that nothing happened to."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    done = cluster.run(
+        "ray_diffusion.train", *TINY, "cluster.num_workers=2", f"run.storage_url={storage}"
+    )
+    assert done.returncode == 0, done.stderr
+    return storage / "digits"

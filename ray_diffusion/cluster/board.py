@@ -18,13 +18,17 @@ class Board:
     def __init__(self) -> None:
         self._facts: dict[str, Any] = {}
         self._warnings: list[str] = []
+        self._nodes: dict[int, str] = {}
         self._starts = 0
         self._stop = False
+        self._saves = 0
         self._failure: RayDiffusionError | None = None
 
-    def started(self) -> None:
-        """The first worker of a new worker group is about to train."""
-        self._starts += 1
+    def started(self, rank: int, world: int, node: str) -> None:
+        """A worker of a new group is about to train."""
+        self._starts += rank == 0
+        self._nodes = {r: n for r, n in self._nodes.items() if r < world} | {rank: node}
+        self._facts["workers"] = world
 
     def post(self, facts: dict[str, Any]) -> None:
         """Replace what is known of the run's progress, key by key."""
@@ -35,17 +39,22 @@ class Board:
         self._warnings.append(message)
 
     def read(self) -> dict[str, Any]:
-        """All facts, with ``restarts`` and the ``warnings`` that were not read before."""
+        """All facts, with ``restarts``, ``nodes``, and the ``warnings`` not read before."""
         warnings, self._warnings = self._warnings, []
-        return self._facts | {"restarts": max(0, self._starts - 1), "warnings": warnings}
+        told = {"restarts": max(0, self._starts - 1), "nodes": set(self._nodes.values())}
+        return self._facts | told | {"warnings": warnings}
 
     def request_stop(self) -> None:
         """Ask the workers to save and stop."""
         self._stop = True
 
-    def stop_requested(self) -> bool:
-        """Whether the workers should save and stop."""
-        return self._stop
+    def request_save(self) -> None:
+        """Ask the workers to save and go on."""
+        self._saves += 1
+
+    def requested(self) -> tuple[bool, int]:
+        """Whether the workers should save and stop, and how often they were asked to save."""
+        return self._stop, self._saves
 
     def fail(self, failure: RayDiffusionError) -> None:
         """End the run for a reason that a restart of the workers would not cure."""

@@ -17,7 +17,7 @@ ORIGIN = "run.json"
 
 def run_directory(config: Config) -> Directory:
     """The directory of a run, ``<run.storage_url>/<run.name>``."""
-    return Directory(config.run.storage_url) / config.run.name
+    return Directory(config.run.url)
 
 
 def run_key(run: Directory) -> str:

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,10 +13,13 @@ import ray.train.torch
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from ray_diffusion.cluster.environment import applied
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import run_directory, spool_directory
+from ray_diffusion.cluster.notice import told_to_go
+from ray_diffusion.cluster.stall import watched
 from ray_diffusion.config import Config
 from ray_diffusion.diffusion.profile import PROFILE_LEVELS
 from ray_diffusion.errors import Diverged, Preempted, RayDiffusionError
@@ -26,9 +29,10 @@ from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.tracker import Tracker
 from ray_diffusion.training.harness import Harness, in_directory
 from ray_diffusion.training.loop import loop
+from ray_diffusion.training.retention import Keep
 
 RAISED_BY_ALL = (Diverged, Preempted)  # by every worker, at the same step
-STOP_POLL_S = 0.5  # how often a loop may ask the driver whether to stop
+REQUEST_PERIOD_S = 0.5  # how often a loop may ask the driver what it wishes
 
 
 @dataclass(frozen=True)
@@ -63,44 +67,75 @@ def train(fields: dict[str, Any]) -> None:
     if ray.get(board.failure.remote()) is not None:
         return  # restarted only because one worker had to raise, see below
     torch.set_num_threads(config.cluster.cpus_per_worker or 1)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    board.started.remote(rank, world, ray.get_runtime_context().get_node_id())
     try:
         with applied(assignment.environment, config.run.storage_options):
-            _train(assignment, ray.train.get_context().get_world_rank())
+            _train(assignment, rank)
     except RayDiffusionError as error:
         ray.get(board.fail.remote(error))
-        alone = ray.train.get_context().get_world_size() == 1
-        if not alone and not isinstance(error, RAISED_BY_ALL):
+        if world > 1 and not isinstance(error, RAISED_BY_ALL):
             raise  # the others wait for this worker, and only Ray can end them
 
 
 def _train(assignment: Assignment, rank: int) -> None:
     config, device = assignment.config, ray.train.torch.get_device()
-    run, keep = run_directory(config), config.training.keep_checkpoints
-    if rank > 0:
-        loop(config, in_directory(run, keep, warn=lambda message: None), device)
-        return
-    assignment.board.started.remote()
-    with _Record(assignment, run) as record:
-        found = loop(config, record.harness(keep), device)
-        record.finish(found["profile"])
+    run, training = run_directory(config), config.training
+    keep = Keep(
+        training.keep_checkpoints, training.keep_best_checkpoints, training.keep_every_images
+    )
+
+    def keep_stacks(stacks: str) -> None:
+        name = f"stacks/{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}.txt"
+        run.write(name, stacks)
+        message = f"worker {rank} made no step for {config.cluster.stall_timeout_s:g} s; its "
+        ray.get(assignment.board.warn.remote(f"{message}stack is in {run.url}/{name}"))
+
+    with watched(config.cluster.stall_timeout_s, keep_stacks) as beat:
+
+        def stop_at_notice() -> bool:
+            beat()
+            return told_to_go()
+
+        if rank > 0:
+            silent = in_directory(run, keep, warn=lambda message: None)
+            loop(config, replace(silent, should_stop=stop_at_notice), device)
+            return
+        with _Record(assignment, run) as record:
+            requests = _Requests(assignment.board)
+            harness = replace(
+                record.harness(keep),
+                should_stop=lambda: stop_at_notice() or requests.stop(),
+                should_save=requests.save,
+            )
+            record.finish(loop(config, harness, device)["profile"])
 
 
-def _stop_poll(board: Any) -> Callable[[], bool]:
-    """A question to the board that never waits for the answer."""
-    pending, asked_at = board.stop_requested.remote(), time.monotonic()
+class _Requests:
+    """What the driver wishes, asked without ever waiting for the answer."""
 
-    def should_stop() -> bool:
-        nonlocal pending, asked_at
-        if time.monotonic() - asked_at < STOP_POLL_S:
-            return False
-        answered, _ = ray.wait([pending], timeout=0)
-        if not answered:
-            return False
-        stop = bool(ray.get(pending))
-        pending, asked_at = board.stop_requested.remote(), time.monotonic()
-        return stop
+    def __init__(self, board: Any) -> None:
+        self._board, self._asked_at = board, time.monotonic()
+        self._stop: bool
+        self._saves: int
+        self._stop, self._saves = ray.get(board.requested.remote())
+        self._saved = self._saves  # what was wished of the workers before these
+        self._pending = board.requested.remote()
 
-    return should_stop
+    def stop(self) -> bool:
+        """Whether to save and stop."""
+        if time.monotonic() - self._asked_at >= REQUEST_PERIOD_S:
+            answered, _ = ray.wait([self._pending], timeout=0)
+            if answered:
+                self._stop, self._saves = ray.get(self._pending)
+                self._pending, self._asked_at = self._board.requested.remote(), time.monotonic()
+        return self._stop
+
+    def save(self) -> bool:
+        """Whether to save and go on; once for each time that the driver wishes it."""
+        wished, self._saved = self._saves > self._saved, self._saves
+        return wished
 
 
 class _Record:
@@ -120,16 +155,14 @@ class _Record:
     def __exit__(self, *raised: object) -> None:
         ray.get(self._board.post.remote({"shipped": self._tracker.finish()}))
 
-    def harness(self, keep: int) -> Harness:
-        """A harness that records, and keeps so many checkpoints."""
+    def harness(self, keep: Keep) -> Harness:
+        """A harness that records, and keeps some checkpoints."""
         board = self._board
-        harness = in_directory(
-            self._run, keep, self._log, self._show, _stop_poll(board), board.warn.remote
-        )
+        harness = in_directory(self._run, keep, self._log, self._show, warn=board.warn.remote)
 
-        def save(directory: Path, images_seen: int) -> None:
+        def save(directory: Path, images_seen: int, group: ProcessGroup | None) -> None:
             self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
-            harness.save(directory, images_seen)
+            harness.save(directory, images_seen, group)
             board.post.remote({"checkpoint_at": time.time()})
 
         return replace(harness, save=save)

@@ -1,0 +1,147 @@
+"""A group of workers on Ray Train: started, watched, stopped, and started again."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from ray_diffusion.cluster import worker
+from ray_diffusion.cluster.board import Board
+from ray_diffusion.cluster.notice import Backend, leaving
+from ray_diffusion.cluster.progress import ProgressLine
+from ray_diffusion.config import Config
+from ray_diffusion.errors import RayDiffusionError, WorkersFailed, warn
+from ray_diffusion.storage import cache_dir
+
+BOARD_PERIOD_S = 0.5
+NODES_PERIOD_S = 2.0  # a cloud tells of a spot machine's end 30 s before it, or more
+
+
+class Group:
+    """The workers of one launch.
+
+    Args:
+        config: The resolved configuration, fitted to the cluster.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.board: Any = Board.remote()  # type: ignore[attr-defined]
+
+    def train(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Run the workers to their end.
+
+        Args:
+            fields: What each worker is told; see ``worker.Assignment``.
+
+        Returns:
+            What the board says then.
+
+        Raises:
+            RayDiffusionError: The reason, if the run did not reach its end.
+        """
+        with _stop_on_signals(self.board):
+            for controller in range(self._config.cluster.max_failures + 1):
+                error = self._watched(self._trainer(fields, controller).fit)
+                if not isinstance(error, ray.exceptions.ActorDiedError):
+                    break  # Ray restarts workers, but no controller that was killed
+        failure = ray.get(self.board.failure.remote())
+        if failure is not None:
+            raise failure
+        if error is not None:
+            raise _explained(error, self._config)
+        told: dict[str, Any] = ray.get(self.board.read.remote())
+        return told
+
+    def _trainer(self, fields: dict[str, Any], controller: int) -> ray.train.torch.TorchTrainer:
+        cluster = self._config.cluster
+        return ray.train.torch.TorchTrainer(
+            worker.train,
+            train_loop_config=fields,
+            torch_config=Backend(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.num_workers,  # type: ignore[arg-type] # typed for Train V1
+                use_gpu=cluster.use_gpu,
+                resources_per_worker={"CPU": cluster.cpus_per_worker or 1}
+                | ({"GPU": 1} if cluster.use_gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg] # typed for Train V1
+                # Ray's own notes on the launch, of no use after it: checkpoints are ours (0002).
+                name=f"{self._config.run.name}-{os.getpid()}-{time.time_ns()}-{controller}",
+                storage_path=str(cache_dir() / "ray"),
+                failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+
+    def _watched(self, fit: Callable[[], Any]) -> Exception | None:
+        """Call ``fit`` in a thread and watch meanwhile; what it raised, if anything.
+
+        In a thread Ray Train leaves the signals alone, so that Ctrl-C can save first.
+        """
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                fit()
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=call, name="ray-train", daemon=True)
+        thread.start()
+        progress, gone, looked_at = ProgressLine(), set[str](), 0.0
+        while thread.is_alive():
+            facts = ray.get(self.board.read.remote())
+            progress.show(facts)
+            if time.monotonic() - looked_at > NODES_PERIOD_S:
+                looked_at = time.monotonic()
+                going = leaving(facts["nodes"]) - gone
+                if going:
+                    progress.clear()
+                    warn(f"{len(going)} of the run's nodes are being drained: saving")
+                    self.board.request_save.remote()
+                gone |= going
+            thread.join(BOARD_PERIOD_S)
+        progress.clear()
+        return errors[0] if errors else None
+
+
+@contextmanager
+def _stop_on_signals(board: Any) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM save and stop; on a second Ctrl-C stop at once."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        board.request_stop.remote()
+        print("\nstopping after a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the business of whoever owns the process
+        return
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _explained(error: Exception, config: Config) -> RayDiffusionError:
+    """What to tell the user of workers that kept failing."""
+    print(error, file=sys.stderr)  # with its traceback: whoever mends it needs all of it
+    causes = getattr(error, "worker_failures", None) or {0: error}
+    rank, cause = sorted(causes.items())[0]
+    cause = getattr(cause, "_base_exc", cause)
+    last = (str(cause).strip().splitlines() or [type(cause).__name__])[-1].partition(". ")[0]
+    return WorkersFailed(
+        f"worker {rank} failed more than cluster.max_failures={config.cluster.max_failures} "
+        f"times: {last}"
+    )

@@ -1,6 +1,5 @@
 """Who holds a lease, told so that another process can see whether the holder still lives."""
 
-import getpass
 import json
 import os
 import secrets
@@ -9,6 +8,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
+
+from ray_diffusion.tracking.identity import user
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -48,7 +49,7 @@ class Holder:
         machine = _machine()
         return cls(
             run=run,
-            user=_user(),
+            user=user(),
             host=socket.gethostname(),
             pid=os.getpid(),
             since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time())),
@@ -116,10 +117,3 @@ def _state_and_start(pid: int) -> tuple[str, int]:
     # Behind the command, which is in parentheses and may hold anything: fields 3 and 22.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields[0], int(fields[19])
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return str(os.getuid())

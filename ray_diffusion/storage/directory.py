@@ -117,7 +117,7 @@ class Directory:
     def write(self, name: str, content: str | bytes) -> None:
         """Write a whole file, or nothing: readers never see half of it."""
         data = content.encode() if isinstance(content, str) else content
-        with tempfile.TemporaryDirectory() as scratch:
+        with explained("write", f"{self.url}/{name}"), tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "file")
             path.write_bytes(data)
             self.put(path, name)

@@ -109,7 +109,7 @@ def lineage_tags() -> dict[str, str]:
         "version.python": platform.python_version(),
         # MLflow's own names: its pages show these two beside the run.
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "mlflow.user": _user(),
+        "mlflow.user": user(),
     }
     for package in VERSIONED:
         try:
@@ -136,7 +136,8 @@ def _command() -> str:
     return re.sub(r"(://[^/@\s:]*):[^/@\s]*@", r"\1:***@", shlex.join(words))
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process, by name, or by number where there is none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name

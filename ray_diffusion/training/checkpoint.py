@@ -142,17 +142,22 @@ def write(directory: Path, snapshot: Snapshot, group: ProcessGroup | None = None
     Raises:
         OSError: If it cannot be written; on all workers.
     """
-    if snapshot.weights:
-        save_file(snapshot.weights, directory / "model.safetensors")
-        save_file(snapshot.average, directory / "ema.safetensors")
-        (directory / "state.json").write_text(snapshot.facts)
-        (directory / "config.yaml").write_text(dump(snapshot.config))
     if group is None:
+        _write_all_but_moments(directory, snapshot)
         save_file(snapshot.moments, directory / MOMENTS)
     else:
         from ray_diffusion.training import sharded
 
+        sharded.agreed(lambda: _write_all_but_moments(directory, snapshot), group)
         sharded.write(directory, snapshot.moments, group)
+
+
+def _write_all_but_moments(directory: Path, snapshot: Snapshot) -> None:
+    if snapshot.weights:  # of the first worker alone
+        save_file(snapshot.weights, directory / "model.safetensors")
+        save_file(snapshot.average, directory / "ema.safetensors")
+        (directory / "state.json").write_text(snapshot.facts)
+        (directory / "config.yaml").write_text(dump(snapshot.config))
 
 
 def load(

@@ -28,7 +28,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from ray_diffusion.errors import RayDiffusionError
 from ray_diffusion.models.blocks import blocks_of
 from ray_diffusion.storage import MANIFEST, Directory, digest, manifest_of
 from ray_diffusion.training.collective import plain, sum_over_workers
@@ -158,17 +157,29 @@ def load(directory: Path, network: nn.Module, optimizer: torch.optim.Optimizer) 
         optimizer.state[parameter] = states[name]
 
 
-def _agreed(task: Callable[[], T], group: ProcessGroup) -> list[T]:
-    """Do a task on every worker; all results, or on every worker the first one's error."""
-    result: T | RayDiffusionError
+def agreed(task: Callable[[], T], group: ProcessGroup) -> list[T]:
+    """Do a task on every worker, and learn what became of it on each.
+
+    Args:
+        task: What to do.
+        group: All workers, over gloo; each must call this.
+
+    Returns:
+        The results, by rank.
+
+    Raises:
+        Exception: What the first worker met that failed; on every worker, as none may wait for
+            one that is gone.
+    """
+    result: T | Exception
     try:
         result = task()
-    except RayDiffusionError as error:
+    except Exception as error:
         result = error
-    results: list[T | RayDiffusionError] = [result] * group.size()
+    results: list[T | Exception] = [result] * group.size()
     distributed.all_gather_object(results, result, group)
     for found in results:
-        if isinstance(found, RayDiffusionError):
+        if isinstance(found, Exception):
             raise found
     return results  # type: ignore[return-value]
 
@@ -194,7 +205,7 @@ def publish(run: Directory, directory: Path, name: str, group: ProcessGroup) -> 
             run.put(path, f"{name}/{path.name}")
         return {path.name: digest(path) for path in files}
 
-    _agreed(lambda: run.remove(name) if first else None, group)
-    files = {file: facts for part in _agreed(upload, group) for file, facts in part.items()}
+    agreed(lambda: run.remove(name) if first else None, group)
+    files = {file: facts for part in agreed(upload, group) for file, facts in part.items()}
     manifest = manifest_of(files)
-    _agreed(lambda: run.write(f"{name}/{MANIFEST}", manifest) if first else None, group)
+    agreed(lambda: run.write(f"{name}/{MANIFEST}", manifest) if first else None, group)

@@ -106,12 +106,13 @@ def callable_alone(network: nn.Module, config: Config) -> nn.Module:
         config: The run's configuration.
 
     Returns:
-        The network, or a copy of it: unsharded, and not compiled anew for each size.
+        The network, or a copy of it, in evaluation mode: unsharded, and not compiled anew for
+        each size.
     """
     if _is_spread(config):
         from ray_diffusion.training import sharded
 
         copied = build(config).to(next(network.parameters()).device).requires_grad_(False)
         sharded.whole(network, copied)
-        return copied
-    return copy.deepcopy(network) if config.training.compile else network
+        return copied.eval()
+    return copy.deepcopy(network).eval() if config.training.compile else network

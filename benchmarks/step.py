@@ -2,7 +2,7 @@
 
 Prints each stage's time as a multiple of the bare network's forward and backward pass::
 
-    python benchmarks/step.py [key.path=value ...]
+    python benchmarks/step.py [PRESET] [key.path=value ...]
 """
 
 import sys
@@ -22,10 +22,11 @@ from ray_diffusion.diffusion.objective import denoising_loss
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.models.pixels import encode
 from ray_diffusion.tracking.spool import Spool
+from ray_diffusion.training.checkpoint import snapshot
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import objective_of, train_step
 
-ROUNDS, STEPS = 7, 8
+ROUNDS, STEPS = 5, 4
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -73,7 +74,12 @@ def main() -> None:
                 state, next(found), config, table, stop=False
             ),
             "one point of metrics on disk": lambda: spool.log(time.time_ns(), point),
+            "a checkpoint, as the step waits for it": lambda: snapshot(state, config, dataset),
+            "of it the bare copy of its bytes": lambda: [value.clone() for value in kept],
         }
+        train_step(state, batch, config, table)  # from now on there are moments
+        kept = [*state.network.parameters(), *state.average.parameters()]
+        kept += [m for moments in state.optimizer.state.values() for m in moments.values()]
         measured: dict[str, list[float]] = {name: [] for name in stages}
         for _ in range(ROUNDS):  # interleaved, so that a change of the machine's speed hits all
             for name, work in stages.items():

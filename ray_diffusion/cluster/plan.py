@@ -127,9 +127,12 @@ def _refuse_changes(config: Config, run: Directory) -> None:
     old = configs.flatten(configs.from_yaml(content.decode(), f"{run.url}/{CONFIG}"))
     changed = configs.differences(old, config)
     if changed:
+        names = [*config.run.allow, *(line.partition(":")[0] for line in changed)]
         raise UsageError(
             f"run '{config.run.name}' exists with another configuration; "
-            "choose another run.name, or go back to:\n" + "\n".join(changed)
+            "choose another run.name, or go back to:\n"
+            + "\n".join(changed)
+            + f"\nor go on all the same with run.allow=[{','.join(names)}]"
         )
 
 

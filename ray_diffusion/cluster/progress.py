@@ -42,6 +42,7 @@ def line(facts: dict[str, Any], now: float) -> str:
         f"loss {facts['loss']:.4f}",
         f"{speed:,.0f} images/s",
         f"data wait {facts['data_wait_fraction']:.0%}",
+        *([f"{facts['workers']} workers"] if facts.get("workers", 1) > 1 else []),
         f"{duration(max(0, total - seen) / speed)} left",
     ]
     if "checkpoint_at" in facts:

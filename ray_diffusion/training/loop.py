@@ -21,6 +21,7 @@ from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
 from ray_diffusion.training.collective import plain, rank_and_world
+from ray_diffusion.training.devices import tune
 from ray_diffusion.training.flops import flops_per_image, peak_tflops
 from ray_diffusion.training.harness import Harness
 from ray_diffusion.training.saving import Saver
@@ -207,6 +208,7 @@ def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, An
             whole: nothing that is not finite is ever saved.
         Preempted: If a worker was asked to stop; a checkpoint was saved.
     """
+    tune(device)
     training = _Training(config, harness, device)
     training.run()
     state = training.state

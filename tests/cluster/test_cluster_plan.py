@@ -73,6 +73,11 @@ def test_a_changed_configuration_is_refused_with_the_keys_that_differ(tmp_path: 
         prepare(configured(tmp_path, "optim.lr=0.5", "run.seed=1"))
     assert "optim.lr: 0.001 -> 0.5" in str(caught.value)
     assert "run.seed: 0 -> 1" in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        prepare(configured(tmp_path, "optim.lr=0.5", "run.seed=1", "run.allow=[optim.lr]"))
+    assert "optim.lr:" not in str(caught.value)
+    assert "run.allow=[optim.lr,run.seed]" in str(caught.value)
+    prepare(configured(tmp_path, "optim.lr=0.5", "run.allow=[optim.lr]"))
 
 
 def test_a_relative_dataset_is_the_same_dataset_from_anywhere(

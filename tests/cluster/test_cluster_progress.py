@@ -10,6 +10,7 @@ FACTS = {
     "data_wait_fraction": 0.034,
     "checkpoint_at": 1_000.0,
     "restarts": 0,
+    "nodes": set(),
     "warnings": [],
 }
 
@@ -19,6 +20,11 @@ def test_the_line_says_how_far_how_fast_and_how_safe():
         "64,000 of 128,000 images (50%) · loss 0.0831 · 1,600 images/s · data wait 3% · "
         "40 s left · checkpoint 12 s old"
     )
+
+
+def test_of_several_workers_the_line_says_how_many_there_are_now():
+    assert "data wait 3% · 4 workers · 40 s left" in line(FACTS | {"workers": 4}, now=1_012.0)
+    assert "worker" not in line(FACTS | {"workers": 1}, now=1_012.0)
 
 
 def test_before_the_first_step_there_is_something_to_say():

@@ -135,6 +135,8 @@ def test_a_checkpoint_refuses_to_go_on_with_other_data(
     other = config.override(run, {"data.dataset_url": str(other_dataset)})
     with pytest.raises(UsageError, match=r"was trained on dataset \w{16}.*choose another run.name"):
         world.train(other)
+    more = {"run.allow": ["data.dataset_url"], "training.total_images": 12 * BATCH}
+    assert world.train(config.override(other, more))["steps"] == 12
 
 
 def assert_all_finite(world: World) -> None:

@@ -158,6 +158,8 @@ def previews(
     labels = classes.repeat(PREVIEW_ROWS)
     sheets = {}
     for name, network in networks.items():
-        images = draw(network, config, labels, seed=0, profile=profile)
+        training = network.training
+        images = draw(network.eval(), config, labels, seed=0, profile=profile)
+        network.train(training)
         sheets[name] = contact_sheet(images, columns)
     return sheets

@@ -71,6 +71,11 @@ def peak_tflops(config: Config, device: torch.device) -> float:
     return matmul_tflops(device, config.training.precision) if known is None else known
 
 
+def peak_images_per_second(config: Config, device: torch.device) -> float:
+    """How fast a worker would train if all its device did were the network's products."""
+    return peak_tflops(config, device) * 1e12 / flops_per_image(config)
+
+
 def matmul_tflops(device: torch.device, precision: str) -> float:
     """The most that a device reaches in a product of matrices, measured in a fraction of a second.
 

@@ -22,7 +22,7 @@ from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
 from ray_diffusion.training.collective import plain, rank_and_world
 from ray_diffusion.training.devices import tune
-from ray_diffusion.training.flops import flops_per_image, peak_tflops
+from ray_diffusion.training.flops import peak_images_per_second
 from ray_diffusion.training.harness import Harness
 from ray_diffusion.training.saving import Saver
 from ray_diffusion.training.state import callable_alone, initial_state
@@ -106,17 +106,12 @@ class _Training:
         )
         pin_memory = self.device.type == "cuda"
         found = batches(stream, data.workers, pin_memory)
-        with closing(found), closing(self.val), self._saver() as saver:
+        saving = Saver(self.harness.save, self.state.gradients.group)
+        with closing(found), closing(self.val), saving as saver:
             self._train(found, saver)
 
-    def _saver(self) -> Saver:
-        return Saver(self.harness.save, self.state.gradients.group)
-
     def _train(self, batches: Iterator[Batch], saver: Saver) -> None:
-        # What all workers would do if they computed nothing but products of matrices.
-        peak = (
-            self.world * peak_tflops(self.config, self.device) * 1e12 / flops_per_image(self.config)
-        )
+        peak = self.world * peak_images_per_second(self.config, self.device)
         state, interval, votes = self.state, _Interval(peak), Votes(self.device)
         while not self._done():
             asked = time.perf_counter()

@@ -1,15 +1,21 @@
 """What only a GPU can show; skipped where there is none."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from toy import BATCH, CPU, World, configured
+from two_workers import first_slice
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.errors import Preempted
+from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training.loop import loop
+from ray_diffusion.training.state import initial_state
+from ray_diffusion.training.step import train_step
 from ray_diffusion.training.votes import Votes
 
 pytestmark = [
@@ -48,6 +54,25 @@ def test_micro_batches_on_a_gpu_take_the_step_of_one_batch(dataset: Path, tmp_pa
         for most, keys in {None: {}, 8: {"training.micro_batch_size": 8}}.items()
     )
     assert parts[:2] == pytest.approx(whole[:2], rel=1e-3)
+
+
+def test_nothing_in_a_step_waits_for_the_gpu(run: Config):
+    device = torch.device("cuda")
+    state, table = initial_state(run, device), logsnr_table(run).to(device)
+    batch, votes = first_slice(run, 0, 1), Votes(device)
+    batch = batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
+    for mode in ("default", "default", "error"):  # the first steps allocate
+        with sync_debug_mode(mode):
+            votes.told(train_step(state, batch, run, table).votes)
+
+
+@contextmanager
+def sync_debug_mode(mode: str) -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_votes_on_a_gpu_are_read_one_step_late():

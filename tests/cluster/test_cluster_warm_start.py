@@ -116,7 +116,7 @@ def test_source_and_run_may_be_in_any_storage(source: Path, tmp_path: Path):
     lines = rehearse(config, run, NOWHERE)
     assert prepare(config, run, NOWHERE) == lines
     state = initial_state(config, torch.device("cpu"))
-    warm_start.start(state, run)
+    warm_start.start(state.network, run)
     expected = load_file(checkpoint_of(source) / "ema.safetensors")
     assert all(value.equal(expected[name]) for name, value in state.network.state_dict().items())
     remote.remove("")
@@ -129,7 +129,7 @@ def test_another_number_of_classes_is_told_and_fits_but_for_them(source: Path, n
     (line,) = lines
     assert line.endswith(f", ema; last row alone (no class): {CLASSES} (11, 32) -> (5, 32)")
     state = initial_state(config, torch.device("cpu"))
-    found = warm_start.start(state, new)
+    found = warm_start.start(state.network, new)
     assert len(found.whole) == len(found.target) - 1
     expected = load_file(checkpoint_of(source) / "ema.safetensors")
     assert state.network.state_dict()[CLASSES][-1].equal(expected[CLASSES][-1])

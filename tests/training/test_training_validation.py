@@ -8,6 +8,7 @@ from two_workers import awake, val_loss
 from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.data.reader import Batch, Dataset
+from ray_diffusion.diffusion.profile import PROFILE_LEVELS
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import validation
 from ray_diffusion.training.state import initial_state
@@ -83,7 +84,10 @@ def test_an_example_of_weight_0_is_no_matter(
 @pytest.mark.parametrize(("classes", "columns"), [(0, 10), (3, 3), (10, 10), (40, 10)])
 def test_previews_show_a_class_in_each_column(run: Config, classes: int, columns: int):
     run = config.override(run, {"model.num_classes": classes})
-    sheets = previews(initial_state(run, CPU), run)
+    state = initial_state(run, CPU)
+    networks = {"ema": state.average, "raw": state.network}
+    sheets = previews(networks, run, torch.zeros(len(PROFILE_LEVELS)))
+    assert state.network.training  # it goes on as it was
     assert list(sheets) == ["ema", "raw"]
     for sheet in sheets.values():
         assert sheet.shape == (4 * 52, columns * 52, 3)  # 8 pixels, times 6, and 2 on each side

@@ -1,6 +1,7 @@
 """What everything around the network costs: the step's shares, measured in one process.
 
-Prints each stage's time as a multiple of the bare network's forward and backward pass::
+Prints each stage's processor time, in which other work on the machine does not count, as a multiple
+of that of the bare network's forward and backward pass::
 
     python benchmarks/step.py [PRESET] [key.path=value ...]
 """
@@ -30,11 +31,11 @@ ROUNDS, STEPS = 5, 4
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time of one call, the mean of a few."""
-    started = time.perf_counter()
+    """Processor time of one call and of what it lets threads do, the mean of a few."""
+    started = time.process_time()
     for _ in range(STEPS):
         work()
-    return (time.perf_counter() - started) / STEPS
+    return (time.process_time() - started) / STEPS
 
 
 def main() -> None:

@@ -31,8 +31,7 @@ DATASETS = {"data.dataset_url", "data.mixture_urls", "data.mixture_weights"}
 class Snapshot(NamedTuple):
     """A moment of training, in host memory that nothing else changes.
 
-    All tensors are contiguous whatever the layout on the device: a checkpoint written on one kind
-    of device continues on another.
+    Tensors lie as they do on the device, which is the fastest way to copy them.
 
     Attributes:
         images_seen: Images trained on until then.
@@ -116,10 +115,10 @@ def _whole_on_host(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _on_host(value: Tensor) -> Tensor:
-    """A contiguous copy; that of a CUDA tensor is under way until the device is synchronized."""
+    """A copy in the same layout; that of a CUDA tensor is under way until it is synchronized."""
     if hasattr(value, "full_tensor"):  # a share of a tensor, which keeps its place in it
         return value.detach().to("cpu", copy=True)
-    copied = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    copied = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
     return copied.copy_(value, non_blocking=True)
 
 
@@ -144,7 +143,7 @@ def write(directory: Path, snapshot: Snapshot, group: ProcessGroup | None = None
     """
     if group is None:
         _write_all_but_moments(directory, snapshot)
-        save_file(snapshot.moments, directory / MOMENTS)
+        _save(snapshot.moments, directory / MOMENTS)
     else:
         from ray_diffusion.training import sharded
 
@@ -154,10 +153,16 @@ def write(directory: Path, snapshot: Snapshot, group: ProcessGroup | None = None
 
 def _write_all_but_moments(directory: Path, snapshot: Snapshot) -> None:
     if snapshot.weights:  # of the first worker alone
-        save_file(snapshot.weights, directory / "model.safetensors")
-        save_file(snapshot.average, directory / "ema.safetensors")
+        _save(snapshot.weights, directory / "model.safetensors")
+        _save(snapshot.average, directory / "ema.safetensors")
         (directory / "state.json").write_text(snapshot.facts)
         (directory / "config.yaml").write_text(dump(snapshot.config))
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    # Whatever the layout on the device: a checkpoint of one kind continues on another, and its
+    # bytes do not depend on it.
+    save_file({name: value.contiguous() for name, value in tensors.items()}, file)
 
 
 def load(

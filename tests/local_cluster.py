@@ -6,15 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-PATIENCE_S = 120  # after which a condition that a test waits for is held never to come
+PATIENCE_S = 240  # after which a condition that a test waits for is held never to come
+
+RAY = str(Path(sys.executable).with_name("ray"))
 
 TINY = [
     "model.channels=8",
@@ -50,13 +53,71 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def _living(title: bytes = b"") -> Iterator[int]:
+    """Ids of all processes that have this in their titles; those of the dead are empty."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile
+            found = (process / "cmdline").read_bytes()
+            if found and title in found:
+                yield int(process.name)
+
+
+def _environment(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def _kill(find: Callable[[], list[int]]) -> None:
+    """Kill processes until none is found."""
+    while found := find():
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a cluster: all processes of one session, in the sense of setsid(2)."""
+
+    session: int
+
+    def processes(self, title: bytes = b"") -> list[int]:
+        """Ids of the node's processes that have this in their titles."""
+        found = []
+        for pid in _living(title):
+            with suppress(ProcessLookupError):
+                found += [pid] * (os.getsid(pid) == self.session)
+        return found
+
+    @property
+    def raylet(self) -> int:
+        """Id of the process that the node lives by."""
+        [pid] = self.processes(b"raylet/raylet")
+        return pid
+
+    @property
+    def name(self) -> str:
+        """What Ray calls the node."""
+        arguments = Path(f"/proc/{self.raylet}/cmdline").read_text().split("\0")
+        return next(a.partition("=")[2] for a in arguments if a.startswith("--node_id="))
+
+    def train_workers(self) -> list[int]:
+        """Process ids of the training workers that run here now."""
+        return self.processes(b"RayTrainWorker")
+
+    def kill(self) -> None:
+        """Take the power away."""
+        _kill(self.processes)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A running head node, the environment of commands that use it, and where Ray's files are."""
 
     dashboard: str
     env: dict[str, str]
-    pid: int
+    head: Node
     temp: str
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
@@ -76,23 +137,50 @@ class Cluster:
         out, err = process.communicate(timeout=2 * PATIENCE_S)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
+    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of Ray's."""
+        env = self.env | {"RAY_AUTH_MODE": "token"}
+        return subprocess.run([RAY, *arguments], env=env, capture_output=True, text=True)
+
+    def processes(self, title: bytes = b"") -> list[int]:
+        """Ids of the cluster's processes, and its drivers', that have this in their titles."""
+        mark = self.env["MARK"].encode()
+        return [pid for pid in _living(title) if mark in _environment(pid)]
+
     def train_workers(self) -> list[int]:
         """Process ids of the training workers that this cluster runs now."""
-        found = []
-        for process in Path("/proc").iterdir():
-            try:
-                title = (process / "cmdline").read_bytes()
-                environment = (process / "environ").read_bytes()
-            except OSError:
-                continue  # not a process, or gone meanwhile
-            if b"RayTrainWorker" in title and self.env["MARK"].encode() in environment:
-                found.append(int(process.name))
-        return found
+        return self.processes(b"RayTrainWorker")
 
 
 @contextmanager
-def running_cluster(home: Path) -> Iterator[Cluster]:
-    """A head node with two CPUs and token authentication, as `ray start --head` makes one."""
+def _started(log: Path, env: dict[str, str], *arguments: str) -> Iterator[Node]:
+    """A node, once it is up, that ends with the block."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [RAY, "start", "--block", *arguments],
+            env=env | {"RAY_AUTH_MODE": "token"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    node = Node(process.pid)
+
+    def up() -> bool:
+        assert process.poll() is None, log.read_text()
+        return "Ray runtime started" in log.read_text()
+
+    try:
+        wait_for(up, f"a node, see {log}")
+        yield node
+    finally:
+        node.kill()
+        process.wait()
+
+
+@contextmanager
+def running_cluster(home: Path, cpus: int = 2) -> Iterator[Cluster]:
+    """A head node with token authentication, as `ray start --head` makes one."""
+    home.mkdir(exist_ok=True)
     token = home / "token"
     token.write_text(secrets.token_hex(32))
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
@@ -106,37 +194,35 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    ray = str(Path(sys.executable).with_name("ray"))
     temp = subprocess.check_output(["mktemp", "-d", "/tmp/rdXXXXXX"], text=True).strip()
-    log = (home / "head.log").open("w")
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=150000000"]
-        + [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]
-        + [f"--metrics-export-port={ports[-1]}", f"--temp-dir={temp}", "--disable-usage-stats"],
-        env=env | {"RAY_AUTH_MODE": "token"},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    dashboard = f"http://127.0.0.1:{ports[1]}"
-
-    def ready() -> bool:
-        assert head.poll() is None, (home / "head.log").read_text()
-        jobs = subprocess.run(
-            [ray, "job", "list", "--address", dashboard],
-            env=env | {"RAY_AUTH_MODE": "token"},
-            capture_output=True,
-        )
-        return jobs.returncode == 0
-
+    arguments = ["--head", f"--num-cpus={cpus}", "--object-store-memory=150000000"]
+    arguments += [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]
+    arguments += [f"--metrics-export-port={ports[-1]}", f"--temp-dir={temp}"]
     try:
-        wait_for(ready, "the cluster")
-        yield Cluster(dashboard, env | {"RAY_ADDRESS": f"127.0.0.1:{ports[0]}"}, head.pid, temp)
+        with _started(home / "head.log", env, "--disable-usage-stats", *arguments) as head:
+            env |= {"RAY_ADDRESS": f"127.0.0.1:{ports[0]}"}
+            cluster = Cluster(f"http://127.0.0.1:{ports[1]}", env, head, temp)
+            jobs = ("job", "list", "--address", cluster.dashboard)
+            wait_for(lambda: cluster.ray(*jobs).returncode == 0, "the dashboard")
+            yield cluster
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(60)
-        log.close()
+        _kill(lambda: [pid for pid in _living() if env["MARK"].encode() in _environment(pid)])
         subprocess.run(["rm", "-rf", temp], check=True)
+
+
+@contextmanager
+def joined_node(cluster: Cluster, cpus: int) -> Iterator[Node]:
+    """A worker node beside the head, as `ray start --address` makes one on another machine."""
+    names = ("dashboard-agent-listen-port", "metrics-export-port")
+    arguments = [f"--address={cluster.env['RAY_ADDRESS']}", f"--num-cpus={cpus}"]
+    arguments += ["--object-store-memory=80000000"]
+    arguments += [f"--{name}={port}" for name, port in zip(names, free_ports(2), strict=True)]
+    arguments += ["--min-worker-port=0", "--max-worker-port=0"]  # any: the head has the usual ones
+    with (
+        tempfile.TemporaryDirectory() as home,
+        _started(Path(home, "node.log"), cluster.env, *arguments) as node,
+    ):
+        yield node
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ import ray.train.torch
 
 from ray_diffusion.cluster import worker
 from ray_diffusion.cluster.board import Board
-from ray_diffusion.cluster.notice import Backend, leaving
+from ray_diffusion.cluster.notice import Backend, Drains
 from ray_diffusion.cluster.progress import ProgressLine
 from ray_diffusion.config import Config
-from ray_diffusion.errors import RayDiffusionError, WorkersFailed, warn
+from ray_diffusion.errors import ClusterError, RayDiffusionError, WorkersFailed, warn
 from ray_diffusion.storage import cache_dir
 
 BOARD_PERIOD_S = 0.5
@@ -34,7 +34,9 @@ class Group:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.board: Any = Board.remote()  # type: ignore[attr-defined]
+        # On the driver's node, which the launch lives by: the others may go at any time.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        self.board: Any = Board.options(label_selector=here).remote()  # type: ignore[attr-defined]
 
     def train(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Run the workers to their end.
@@ -48,18 +50,19 @@ class Group:
         Raises:
             RayDiffusionError: The reason, if the run did not reach its end.
         """
-        with _stop_on_signals(self.board):
-            for controller in range(self._config.cluster.max_failures + 1):
-                error = self._watched(self._trainer(fields, controller).fit)
-                if not isinstance(error, ray.exceptions.ActorDiedError):
-                    break  # Ray restarts workers, but no controller that was killed
-        failure = ray.get(self.board.failure.remote())
-        if failure is not None:
-            raise failure
-        if error is not None:
-            raise _explained(error, self._config)
-        told: dict[str, Any] = ray.get(self.board.read.remote())
-        return told
+        with _lost_cluster_explained():
+            with _stop_on_signals(self.board):
+                for controller in range(self._config.cluster.max_failures + 1):
+                    error = self._watched(self._trainer(fields, controller).fit)
+                    if not isinstance(error, ray.exceptions.ActorDiedError):
+                        break  # Ray restarts workers, but no controller that was killed
+            failure = ray.get(self.board.failure.remote())
+            if failure is not None:
+                raise failure
+            if error is not None:
+                raise _explained(error, self._config)
+            told: dict[str, Any] = ray.get(self.board.read.remote())
+            return told
 
     def _trainer(self, fields: dict[str, Any], controller: int) -> ray.train.torch.TorchTrainer:
         cluster = self._config.cluster
@@ -97,19 +100,18 @@ class Group:
 
         thread = threading.Thread(target=call, name="ray-train", daemon=True)
         thread.start()
-        progress, gone, looked_at = ProgressLine(), set[str](), 0.0
+        progress, drains, looked_at = ProgressLine(), Drains(), 0.0
         while thread.is_alive():
             facts = ray.get(self.board.read.remote())
             progress.show(facts)
             if time.monotonic() - looked_at > NODES_PERIOD_S:
                 looked_at = time.monotonic()
-                going = leaving(facts["nodes"]) - gone
-                if going:
+                if due := drains.due(facts["nodes"]):
                     progress.clear()
-                    warn(f"{len(going)} of the run's nodes are being drained: saving")
+                    warn(f"{len(due)} of the run's nodes are being drained: saving")
                     self.board.request_save.remote()
-                gone |= going
             thread.join(BOARD_PERIOD_S)
+        progress.show(ray.get(self.board.read.remote()))  # what they warned of last
         progress.clear()
         return errors[0] if errors else None
 
@@ -132,6 +134,18 @@ def _stop_on_signals(board: Any) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _lost_cluster_explained() -> Iterator[None]:
+    """Tell in one line of a cluster that went away while the driver was asking it something."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"lost the Ray cluster ({type(error).__name__}): its head or the driver's node failed; "
+            "the same command continues from the newest checkpoint, on any cluster"
+        ) from error
 
 
 def _explained(error: Exception, config: Config) -> RayDiffusionError:

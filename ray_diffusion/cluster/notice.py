@@ -1,7 +1,9 @@
 """Notices that a worker must go: a SIGTERM to its process, a node that is being drained."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -39,12 +41,27 @@ class Backend(TorchConfig):
         return _Backend
 
 
-def leaving(nodes: Collection[str]) -> set[str]:
-    """Which of some nodes of the connected cluster are being drained.
+class Drains:
+    """When to save for nodes that are being drained.
 
-    Args:
-        nodes: Ids of nodes.
+    Workers stay on such a node to its end: what they compute after a checkpoint is lost. So it is
+    time for one at once, and again whenever half of what was left is over.
     """
-    # Ray Train's own watcher asks the same; what it tells workers is behind a barrier of theirs.
-    drained: dict[str, int] = ray._private.state.state.get_draining_nodes()
-    return {node for node in nodes if node in drained}
+
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}
+
+    def due(self, nodes: Collection[str]) -> set[str]:
+        """Those of some nodes of the connected cluster for which it is time to save.
+
+        Args:
+            nodes: Ids of nodes.
+        """
+        # Ray Train's watcher asks the same; what it tells the workers is behind a barrier.
+        drained: dict[str, int] = ray._private.state.state.get_draining_nodes()
+        now = time.time()
+        due = {node for node in nodes if node in drained and self._due.get(node, 0.0) <= now}
+        for node in due:
+            left = drained[node] / 1000 - now  # no deadline is a deadline of 0
+            self._due[node] = now + left / 2 if left > 0 else math.inf
+        return due

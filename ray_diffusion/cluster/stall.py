@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 LOOKS = 10  # in a timeout
+TELLING_S = 60.0  # at most: what is told may go where the process hangs
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def watched(timeout_s: float, on_stall: Callable[[str], None]) -> Iterator[Calla
 
     Args:
         timeout_s: Seconds without a beat.
-        on_stall: Told the stacks of all threads of the process, before it ends.
+        on_stall: Told the stacks of all threads of the process, before it ends. May fail or hang.
 
     Yields:
         The beat, to be called at each step.
@@ -36,7 +37,9 @@ def watched(timeout_s: float, on_stall: Callable[[str], None]) -> Iterator[Calla
     def watch() -> None:
         while not ended.wait(timeout_s / LOOKS):
             if time.monotonic() - beat_at > timeout_s:
-                on_stall(_stacks())
+                telling = threading.Thread(target=on_stall, args=(_stacks(),), daemon=True)
+                telling.start()
+                telling.join(TELLING_S)
                 os._exit(1)  # no exception would reach a thread that waits for a sum
 
     thread = threading.Thread(target=watch, name="stall", daemon=True)

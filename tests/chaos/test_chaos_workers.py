@@ -7,48 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from local_cluster import TINY, Cluster, wait_for
-
-from ray_diffusion.tracking.curve import read_metrics
+from chaos_runs import assert_same_curves, assert_same_end, checkpoints, command, images_saved
+from local_cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.ray
-
-LAST = "checkpoint-000000012800"
-CLOCKS = ("train/images_per_second", "train/data_wait_fraction", "train/mfu")
-
-
-def command(storage: Path, *more: str) -> list[str]:
-    return [
-        "ray_diffusion.train",
-        *TINY,
-        "cluster.num_workers=2",
-        f"run.storage_url={storage}",
-        *more,
-    ]
-
-
-def checkpoints(storage: Path) -> list[Path]:
-    return sorted((storage / "digits").glob("checkpoint-*/manifest.json"))
-
-
-def assert_same_end(run: Path, undisturbed: Path) -> None:
-    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
-        assert (run / LAST / name).read_bytes() == (undisturbed / LAST / name).read_bytes()
-
-
-def assert_same_curves(run: Path, undisturbed: Path) -> None:
-    """One point of each metric and step, to the last digit: so each step read the same examples."""
-    mine, theirs = (read_metrics(r / "spool" / "train.jsonl") for r in (run, undisturbed))
-    for metric in theirs.keys() - CLOCKS:
-        assert mine[metric] == theirs[metric]
 
 
 def test_five_killed_workers_leave_no_trace(cluster: Cluster, undisturbed: Path, tmp_path: Path):
     chance = random.Random(0)
-    # Steps slow enough for five kills to find their run alive.
     training = cluster.start(*command(tmp_path, "cluster.max_failures=5"))
     for kill in range(1, 6):
-        wait_for(lambda kill=kill: len(seen(tmp_path)) >= 1 + kill, "another checkpoint")
+        wait_for(lambda kill=kill: images_saved(tmp_path) >= 1_280 * (1 + kill), "a checkpoint")
         os.kill(chance.choice(cluster.train_workers()), signal.SIGKILL)
     _, err = training.communicate(timeout=400)
     assert training.returncode == 0, err
@@ -56,13 +25,6 @@ def test_five_killed_workers_leave_no_trace(cluster: Cluster, undisturbed: Path,
     assert summary["restarts"] == 5
     assert_same_end(tmp_path / "digits", undisturbed)
     assert_same_curves(tmp_path / "digits", undisturbed)
-
-
-def seen(storage: Path) -> set[str]:
-    """Every checkpoint there ever was, as the newest one's age tells."""
-    newest = checkpoints(storage)
-    count = int(newest[-1].parent.name[-12:]) // 1280 if newest else 0
-    return {str(i) for i in range(count)}
 
 
 def test_a_worker_that_gets_sigterm_has_all_of_them_save_and_stop(

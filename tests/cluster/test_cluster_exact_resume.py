@@ -1,53 +1,14 @@
-"""Whatever is killed, the run ends with the bytes of the undisturbed one."""
+"""A run whose driver is killed or stopped ends with the bytes of the undisturbed one."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
-from local_cluster import TINY, Cluster, wait_for
-
-from ray_diffusion.tracking.curve import read_metrics
+from chaos_runs import LAST, assert_same_curves, assert_same_end, checkpoints, command
+from local_cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.ray
-
-LAST = "checkpoint-000000012800"
-
-
-def command(storage: Path, *more: str) -> list[str]:
-    return [
-        "ray_diffusion.train",
-        *TINY,
-        "cluster.num_workers=2",
-        f"run.storage_url={storage}",
-        *more,
-    ]
-
-
-def checkpoints(storage: Path) -> list[Path]:
-    return sorted((storage / "digits").glob("checkpoint-*/manifest.json"))
-
-
-def assert_same_end(run: Path, undisturbed: Path) -> None:
-    for name in ("model.safetensors", "ema.safetensors"):
-        assert (run / LAST / name).read_bytes() == (undisturbed / LAST / name).read_bytes()
-    # One point per metric and step, with the values of the undisturbed run.
-    mine, theirs = (read_metrics(r / "spool" / "train.jsonl") for r in (run, undisturbed))
-    for metric in ("train/loss", "train/grad_norm", "train/lr", "val/loss"):
-        assert mine[metric] == theirs[metric]
-
-
-def test_a_killed_worker_leaves_no_trace_in_the_weights(
-    cluster: Cluster, undisturbed: Path, tmp_path: Path
-):
-    training = cluster.start(*command(tmp_path))
-    wait_for(lambda: len(checkpoints(tmp_path)) >= 2, "two checkpoints")
-    os.kill(cluster.train_workers()[-1], signal.SIGKILL)
-    _, err = training.communicate(timeout=240)
-    assert training.returncode == 0, err
-    assert json.loads((tmp_path / "digits/summary.json").read_text())["restarts"] == 1
-    assert_same_end(tmp_path / "digits", undisturbed)
 
 
 def test_a_killed_driver_is_continued_by_the_same_command(
@@ -62,6 +23,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(
     again = cluster.run(*command(tmp_path))
     assert again.returncode == 0, again.stderr
     assert_same_end(tmp_path / "digits", undisturbed)
+    assert_same_curves(tmp_path / "digits", undisturbed)
 
 
 def test_a_stopped_run_saves_first_and_is_continued_by_the_same_command(
@@ -80,10 +42,7 @@ def test_a_stopped_run_saves_first_and_is_continued_by_the_same_command(
     assert json.loads((tmp_path / "digits/summary.json").read_text())["status"] == "preempted"
     again = cluster.run(*command(tmp_path, late))
     assert again.returncode == 0, again.stderr
-    for name in ("model.safetensors", "ema.safetensors"):
-        assert (tmp_path / "digits" / LAST / name).read_bytes() == (
-            undisturbed / LAST / name
-        ).read_bytes()
+    assert_same_end(tmp_path / "digits", undisturbed)
 
 
 def test_a_finished_run_says_so(cluster: Cluster, undisturbed: Path):

@@ -1,5 +1,6 @@
 """What the tests of chaos have in common: a run's command, its checkpoints, its end."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from local_cluster import TINY, Cluster
 from ray_diffusion.tracking.curve import read_metrics
 
 LAST = "checkpoint-000000012800"
+Curve = list[tuple[int, float]]
 CLOCKS = ("train/images_per_second", "train/data_wait_fraction", "train/mfu")
 ENDLESS = [
     "optim.lr_schedule=constant",  # or it would depend on an end that is not known
@@ -37,7 +39,7 @@ def images_saved(storage: Path) -> int:
     return int(found[-1].parent.name[-12:]) if found else 0
 
 
-def logged(storage: Path, metric: str = "train/loss") -> list[tuple[int, float]]:
+def logged(storage: Path, metric: str = "train/loss") -> Curve:
     """The points of a metric until now: images seen, value."""
     spool = storage / "digits/spool/train.jsonl"
     return read_metrics(spool).get(metric, []) if spool.exists() else []
@@ -57,26 +59,28 @@ def assert_same_end(run: Path, undisturbed: Path, last: str = LAST) -> None:
 
 
 def assert_same_curves(run: Path, undisturbed: Path) -> None:
-    """One point of each metric and step, to the last digit: so each step read the same examples.
-
-    A checkpoint that was asked for comes with a point of its own, which divides a mean in two.
-    """
+    """One point of each metric and step, to the last digit: so each step read the same examples."""
     mine, theirs = (read_metrics(r / "spool" / "train.jsonl") for r in (run, undisturbed))
-    for metric in theirs.keys() - CLOCKS:
+    for metric in theirs.keys() - {*CLOCKS, "train/loss"}:
         steps = [step for step, _ in theirs[metric]]
-        if metric == "train/loss" and len(mine[metric]) > len(steps):
-            assert means(mine[metric], steps) == pytest.approx(means(theirs[metric], steps), 1e-6)
-        else:
-            assert [point for point in mine[metric] if point[0] in steps] == theirs[metric]
+        assert [point for point in mine[metric] if point[0] in steps] == theirs[metric]
+    assert_same_losses(mine["train/loss"], theirs["train/loss"], rel=1e-6)
 
 
-def means(points: list[tuple[int, float]], steps: list[int]) -> list[float]:
-    """The means between steps of a curve each point of which is the mean since the one before."""
-    found, total, seen, start = [], 0.0, 0, 0
-    for step, value in points:
-        assert step > seen, f"a second point at {step}"
-        total, seen = total + value * (step - seen), step
-        if step in steps:
-            found.append(total / (step - start))
-            total, start = 0.0, step
-    return found
+def assert_same_losses(mine: Curve, theirs: Curve, rel: float) -> None:
+    """One point of each step, and close values.
+
+    A loss is the mean since the point before. A checkpoint that was asked for comes with a point of
+    its own, which divides a mean in two, or into one and the whole if the checkpoint was not
+    finished.
+    """
+    assert [step for step, _ in mine] == sorted({step for step, _ in mine})
+    since = 0
+    for step, value in theirs:
+        parts = [(s, v) for s, v in mine if since < s <= step]
+        lengths = [b - a for (a, _), (b, _) in pairwise([(since, 0.0), *parts])]
+        mean = sum(v * length for (_, v), length in zip(parts, lengths, strict=True))
+        assert dict(parts)[step] == pytest.approx(value, rel) or (
+            mean / (step - since) == pytest.approx(value, rel)
+        ), f"the loss at {step}"
+        since = step

@@ -97,7 +97,7 @@ class Cluster(Values):
         default=900,
         gt=0,
         description="Seconds without a step after which a worker writes down what it was doing "
-        "and the group is restarted.",
+        "and the group is restarted; more than a validation or an upload takes.",
         json_schema_extra=MAY_CHANGE,
     )
     peak_tflops: Annotated[Float, Field(gt=0)] | None = Field(

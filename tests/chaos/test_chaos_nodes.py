@@ -11,11 +11,11 @@ from chaos_runs import (
     ENDLESS,
     assert_same_curves,
     assert_same_end,
+    assert_same_losses,
     checkpoints,
     command,
     images_saved,
     logged,
-    means,
     straight_to,
 )
 from local_cluster import Cluster, joined_node, running_cluster, wait_for
@@ -80,9 +80,7 @@ def test_an_elastic_run_shrinks_and_grows_with_its_cluster(
 
     one = ["cluster.num_workers=1", "optim.lr=1e-6"]
     straight_to(images_saved(tmp_path), cluster, tmp_path / "alone", *one)
-    theirs = logged(tmp_path / "alone")
-    steps = [step for step, _ in theirs]
-    assert means(logged(tmp_path), steps) == pytest.approx(means(theirs, steps), rel=1e-5)
+    assert_same_losses(logged(tmp_path), logged(tmp_path / "alone"), rel=1e-5)
 
 
 def test_a_drained_node_has_the_run_save_and_go_on_elsewhere(
@@ -113,6 +111,4 @@ def test_a_drained_node_has_the_run_save_and_go_on_elsewhere(
     assert err.count("1 of the run's nodes are being drained: saving") > 1
     straight = straight_to(images_saved(tmp_path), cluster, tmp_path / "straight", never)
     assert_same_end(tmp_path / "digits", straight, checkpoints(tmp_path)[-1].parent.name)
-    theirs = logged(tmp_path / "straight")
-    steps = [step for step, _ in theirs]
-    assert means(logged(tmp_path), steps) == pytest.approx(means(theirs, steps), rel=1e-6)
+    assert_same_losses(logged(tmp_path), logged(tmp_path / "straight"), rel=1e-6)

@@ -30,9 +30,9 @@ def _silence() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the new behaviour; the old one warns
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user mean what they say
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a dead worker is noticed twice as fast
-        # After a node's death an elastic run waits so long for it before it goes on with fewer;
-        # machines that are loaded take a minute to start workers.
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "90",
+        # For their placement; tried again for ever. Ray counts a dead node in at first, so an
+        # elastic run waits so long for it before it goes on with fewer.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     }.items():
         os.environ.setdefault(name, value)
 

@@ -22,6 +22,7 @@ from ray_diffusion.errors import ClusterError, RayDiffusionError, WorkersFailed,
 from ray_diffusion.storage import cache_dir
 
 BOARD_PERIOD_S = 0.5
+TOLD_S = 10.0  # a board that does not answer by then is lost
 NODES_PERIOD_S = 2.0  # a cloud tells of a spot machine's end 30 s before it, or more
 
 
@@ -38,14 +39,11 @@ class Group:
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         self.board: Any = Board.options(label_selector=here).remote()  # type: ignore[attr-defined]
 
-    def train(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def train(self, fields: dict[str, Any]) -> None:
         """Run the workers to their end.
 
         Args:
             fields: What each worker is told; see ``worker.Assignment``.
-
-        Returns:
-            What the board says then.
 
         Raises:
             RayDiffusionError: The reason, if the run did not reach its end.
@@ -61,8 +59,14 @@ class Group:
                 raise failure
             if error is not None:
                 raise _explained(error, self._config)
-            told: dict[str, Any] = ray.get(self.board.read.remote())
-            return told
+
+    def told(self) -> dict[str, Any]:
+        """What the board says; nothing where the cluster is lost."""
+        try:
+            facts: dict[str, Any] = ray.get(self.board.read.remote(), timeout=TOLD_S)
+        except ray.exceptions.RayError:
+            return {}
+        return facts
 
     def _trainer(self, fields: dict[str, Any], controller: int) -> ray.train.torch.TorchTrainer:
         cluster = self._config.cluster

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -68,7 +67,6 @@ def _end_at_once(message: str) -> None:
 def _launched(plan: Plan, config: Config) -> Summary:
     summary = Summary("failed", plan.run.url, tracking_uri=plan.identity.uri)
     failure: RayDiffusionError | None = None
-    facts: dict[str, Any] = {"shipped": True}
     mlflow_status, started = "FINISHED", time.monotonic()
     spools = spool_directory(config, plan.identity)
     with Tracker(spools, "driver", plan.identity) as tracker:
@@ -83,18 +81,19 @@ def _launched(plan: Plan, config: Config) -> Summary:
         environment = forwarded(config.cluster.forward_env)
         assignment = Assignment(config, plan.identity, run_id, group.board, environment)
         try:
-            facts = group.train(vars(assignment))
-            summary.restarts = facts["restarts"]
+            group.train(vars(assignment))
             _export_model(plan, files)
             summary.status = "finished"
         except RayDiffusionError as error:
             failure = error
             summary.status, mlflow_status = STATUSES.get(type(error), ("failed", "FAILED"))
         summary.seconds = time.monotonic() - started
+        told = group.told()
+        summary.restarts = told.get("restarts", 0)
         _tell_state(summary, plan.run)
         summary.shipped = False
         summary.write(plan.run)  # before the wait for MLflow, lest a kill in it leave none
-        summary.shipped = tracker.finish(mlflow_status) and facts["shipped"]
+        summary.shipped = tracker.finish(mlflow_status) and told.get("shipped", False)
         summary.mlflow_run_id = tracker.run_id or run_id
         summary.write(plan.run)
     if failure is not None:

@@ -1,5 +1,6 @@
 """Nodes are killed, drained and joined while a run trains on them."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -107,6 +108,7 @@ def test_a_drained_node_has_the_run_save_and_go_on_elsewhere(
         training.send_signal(signal.SIGTERM)
         _, err = training.communicate(timeout=240)
     assert training.returncode == 75, err
+    assert json.loads((tmp_path / "digits/summary.json").read_text())["restarts"] == 1
     # At once, and again and again while there is time: what workers do after the last is lost.
     assert err.count("1 of the run's nodes are being drained: saving") > 1
     straight = straight_to(images_saved(tmp_path), cluster, tmp_path / "straight", never)

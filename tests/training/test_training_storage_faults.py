@@ -188,7 +188,8 @@ def child(
     places = os.pathsep.join(map(str, (here, here.parent)))
     return subprocess.run(
         [*inside, sys.executable, "-c", script, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": places},
+        # One thread, as the tests have: another number adds in another order.
+        env=os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

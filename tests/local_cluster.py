@@ -194,6 +194,7 @@ def running_cluster(home: Path, cpus: int = 2) -> Iterator[Cluster]:
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
+    # Not below pytest's directory: the paths of Ray's sockets must be short.
     temp = subprocess.check_output(["mktemp", "-d", "/tmp/rdXXXXXX"], text=True).strip()
     arguments = ["--head", f"--num-cpus={cpus}", "--object-store-memory=150000000"]
     arguments += [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]

@@ -80,7 +80,7 @@ def _claim(run: Directory, ours: Holder, beat_s: float) -> None:
             raise _refusal(run, now)
         run.write(FILE, ours.text())
     if not alone:
-        time.sleep(beat_s / LOOKS)
+        time.sleep(beat_s / LOOKS)  # for those who found no holder either to have written
         now = run.read(FILE)
         if _is_foreign(now, ours):
             raise _refusal(run, now)
@@ -105,7 +105,7 @@ def _outlive(run: Directory, found: bytes, ours: Holder, beat_s: float) -> None:
         flush=True,
     )
     for _ in range(LEASE_BEATS * LOOKS):
-        time.sleep(beat_s / LOOKS)
+        time.sleep(beat_s / LOOKS)  # between looks: a living holder writes once a beat
         now = run.read(FILE)
         if now is None:
             return

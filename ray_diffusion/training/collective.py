@@ -101,8 +101,9 @@ class GradientSum:
     def backward(self, loss: Tensor, last: bool) -> None:
         """See ``Gradients``."""
         self._last = last and rank_and_world()[1] > 1
-        self._missing = {parameter for bucket in self._buckets for parameter in bucket}
-        self._begun = 0
+        if self._last:
+            self._missing = {parameter for bucket in self._buckets for parameter in bucket}
+            self._begun = 0
         loss.backward()  # type: ignore[no-untyped-call]
 
     def finish(self, facts: Tensor) -> None:

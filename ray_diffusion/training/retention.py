@@ -58,12 +58,6 @@ def thin_out(run: Directory, newest: str, keep: Keep, known: dict[str, float | N
             known.pop(name, None)
 
 
-def best(run: Directory) -> str | None:
-    """The name of the checkpoint that validated best, or None if none was validated."""
-    found = {name: facts_of(run, name) or {} for name in names(run)}
-    return next(iter(_by_score({name: facts.get("score") for name, facts in found.items()})), None)
-
-
 def _by_score(scores: Mapping[str, float | None]) -> list[str]:
     """Those that have a score, the lowest first, of equal ones the newer first."""
     scored = {name: s for name in sorted(scores, reverse=True) if (s := scores[name]) is not None}

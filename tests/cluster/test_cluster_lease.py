@@ -1,162 +1,25 @@
 """Two launches of one run: in directories of any kind, on one machine and on several."""
 
-import errno
-import fcntl
-import json
+# ruff: noqa: F811 # fixtures of another module are asked for by their names
+
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import pytest
 from chaos_proxy import ChaosProxy
+from leased import BRISK_S, NEVER_S, dead, kept, launched, refusal, elsewhere, local, run, shared  # noqa: F401
 from local_cluster import wait_for
 
 from ray_diffusion.cluster import holder
 from ray_diffusion.cluster.lease import FILE, held
-from ray_diffusion.errors import UsageError
 from ray_diffusion.storage import Directory
 
 pytest_plugins = ["object_store"]
 # botocore and moto call what newer Pythons deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-BRISK_S = 0.05  # a beat, of which four without a change are soon over
-NEVER_S = 1e6  # a beat that no test lives to see: who waits for one hangs
-
-LAUNCH = """
-import sys, time
-from ray_diffusion.cluster import holder
-from ray_diffusion.cluster.lease import held
-from ray_diffusion.errors import UsageError
-from ray_diffusion.storage import Directory
-
-def say(*words):
-    print(*words, flush=True)
-
-url, beat_s, machine, clock = sys.argv[1:]
-if machine != "this":
-    holder._machine = lambda: machine
-if clock == "jumps":
-    start, jumps = time.time(), iter(range(10**9))
-    time.time = lambda: start + (3600 if next(jumps) % 2 else -3600)
-say("ready")
-sys.stdin.readline()
-try:
-    with held(Directory(url), lambda message: say("lost", message), float(beat_s)):
-        say("held")
-        sys.stdin.readline()
-    say("released")
-except UsageError as error:
-    say("refused", error)
-"""
-
-
-class Launch:
-    """A process that trains a run, or tries to.
-
-    Args:
-        run: Of this run.
-        beat_s: Between renewals.
-        machine: Where it believes to run.
-        clock: Whether its clock "runs" or "jumps" by an hour each time that it is looked at.
-    """
-
-    def __init__(
-        self, run: Directory, beat_s: float, machine: str = "this", clock: str = "runs"
-    ) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, run.url, str(beat_s), machine, clock],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.says() == "ready"
-
-    def go_on(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def says(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
-    def kill(self) -> None:
-        """End it as no process can prevent; it stays a zombie."""
-        self.process.kill()
-        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-
-
-@contextmanager
-def launched(run: Directory, beat_s: float, *how: str) -> Iterator[Launch]:
-    launch = Launch(run, beat_s, *how)
-    try:
-        launch.go_on()
-        yield launch
-    finally:
-        launch.process.kill()
-        launch.process.communicate()
-
-
-def kept(run: Directory) -> dict[str, Any] | None:
-    """What the lease says."""
-    content = run.read(FILE)
-    return None if content is None else json.loads(content)
-
-
-def refusal(run: Directory, beat_s: float) -> str:
-    with pytest.raises(UsageError) as error, held(run, pytest.fail, beat_s):
-        pass
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def dead(run: Directory) -> str:
-    """A lease of a process of this machine that has been gone for long."""
-    return replace(holder.Holder.here(run.url), started=-1).text()
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Directory:
-    return Directory(f"{tmp_path}/runs/digits")
-
-
-@pytest.fixture(params=["local", "memory", "s3"])
-def run(request: pytest.FixtureRequest, local: Directory, tmp_path: Path) -> Iterator[Directory]:
-    """A run's directory in each kind of storage."""
-    if request.param == "s3":
-        yield Directory(f"{request.getfixturevalue('bucket')}/runs/digits")
-    elif request.param == "memory":
-        yield Directory(f"memory://lease-tests/{tmp_path.name}/runs/digits")
-        fsspec.filesystem("memory").rm("/lease-tests", recursive=True)
-    else:
-        yield local
-
-
-@pytest.fixture(params=["local", "s3"])
-def shared(request: pytest.FixtureRequest, local: Directory) -> Directory:
-    """A run's directory where several processes reach it."""
-    if request.param == "s3":
-        return Directory(f"{request.getfixturevalue('bucket')}/runs/digits")
-    return local
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process believes to run on another machine than those that it starts."""
-    monkeypatch.setattr(holder, "_machine", lambda: "another machine")
 
 
 def test_a_lease_says_who_trains_and_goes_with_the_training(run: Directory):
@@ -329,96 +192,6 @@ def test_a_suspended_launch_that_comes_back_learns_who_took_its_run(shared: Dire
             assert said is not None
             assert said["pid"] == os.getpid()
         assert shared.names() == []
-
-
-def test_of_launches_that_start_at_once_in_a_local_directory_one_trains(local: Directory):
-    launches = [Launch(local, NEVER_S) for _ in range(5)]
-    for launch in launches:
-        launch.go_on()
-    words = [launch.says().split()[0] for launch in launches]
-    for launch in launches:
-        launch.process.communicate()
-    assert Counter(words) == {"held": 1, "refused": 4}
-
-
-def race(run: Directory, beat_s: float, together_at: str) -> Counter[str]:
-    """What becomes of four launches that are all about to "read" or to "write" first."""
-    together, all_told = threading.Barrier(4, timeout=60), threading.Barrier(4, timeout=60)
-
-    class Racing(Directory):
-        waiting = True
-
-        def wait(self, at: str) -> None:
-            if self.waiting and at == together_at:
-                self.waiting = False
-                together.wait()
-
-        def read(self, name: str) -> bytes | None:
-            found = super().read(name)
-            self.wait("read")
-            return found
-
-        def write(self, name: str, content: str | bytes) -> None:
-            self.wait("write")
-            super().write(name, content)
-
-    def launch(_: int) -> str:
-        try:
-            with held(Racing(run.url), pytest.fail, beat_s):
-                all_told.wait()
-                return "held"
-        except UsageError:
-            all_told.wait()
-            return "refused"
-
-    with ThreadPoolExecutor(4) as pool:
-        return Counter(pool.map(launch, range(4)))
-
-
-@pytest.fixture
-def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on NFS."""
-
-    def refuse(file: int, operation: int) -> None:
-        raise OSError(errno.EBADF, "Bad file descriptor")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-
-
-def test_of_launches_that_all_find_no_holder_one_trains(local: Directory):
-    assert race(local, NEVER_S, "read") == {"held": 1, "refused": 3}
-    assert local.names() == []
-
-
-@pytest.mark.usefixtures("_no_locks")
-@pytest.mark.parametrize("left_over", [False, True])
-def test_of_launches_that_all_write_a_lease_the_last_one_trains(run: Directory, left_over: bool):
-    if left_over:
-        run.write(FILE, dead(run))
-    assert race(run, 2.5, "write") == {"held": 1, "refused": 3}
-    assert run.names() == []
-
-
-@pytest.mark.usefixtures("_no_locks")
-def test_a_launch_whose_lease_was_long_under_way_has_the_run_and_the_other_learns_it(
-    run: Directory,
-):
-    lost: list[str] = []
-    with ExitStack() as meanwhile:
-
-        class Slow(Directory):
-            written = False
-
-            def write(self, name: str, content: str | bytes) -> None:
-                if not self.written:
-                    self.written = True
-                    meanwhile.enter_context(held(run, lost.append, BRISK_S))
-                super().write(name, content)
-
-        with held(Slow(run.url), pytest.fail, beat_s=1.0):
-            wait_for(lambda: lost, "the news")
-    assert len(lost) == 1
-    assert run.names() == []
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 2}', b"\xff"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray_diffusion.storage import Directory
 from ray_diffusion.training.checkpoint import images_seen_of, name_of, names
 from ray_diffusion.training.harness import in_directory
-from ray_diffusion.training.retention import Keep, best, thin_out
+from ray_diffusion.training.retention import Keep, thin_out
 
 
 @pytest.fixture
@@ -155,16 +155,6 @@ def test_what_a_checkpoint_says_is_read_once(run: Directory):
     put(run, 300, 3.0)
     assert thinned(run, 300, Keep(1, best=1), known) == [100, 300]
     assert known == {name_of(100): 1.0, name_of(300): 3.0}
-
-
-def test_the_best_checkpoint_is_the_whole_one_with_the_lowest_score(run: Directory):
-    assert best(run) is None
-    put(run, 50)
-    assert best(run) is None
-    for seen, score in [(100, 2.0), (200, 1.0), (300, 1.0), (400, 0.5), (500, None)]:
-        put(run, seen, score)
-    run.remove(f"{name_of(400)}/manifest.json")
-    assert best(run) == name_of(300)
 
 
 def test_a_harness_keeps_what_it_is_told_to(run: Directory, tmp_path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from chaos_proxy import ChaosProxy
-from leased import BRISK_S, NEVER_S, dead, kept, launched, refusal, elsewhere, local, run, shared  # noqa: F401
+from leased import BRISK_S, NEVER_S, dead, elsewhere, kept, launched, local, refusal, run, shared  # noqa: F401
 from local_cluster import wait_for
 
 from ray_diffusion.cluster import holder

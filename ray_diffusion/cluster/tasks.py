@@ -30,7 +30,9 @@ def on_ray(
         storage_options: As ``run.storage_options``.
 
     Returns:
-        A runner. It raises what a task raises, and then has no task left under way.
+        A runner. It raises what a task raises, and then asks for no other. Those under way run
+        to their end, or to the end of this process: Ray aborts a process that cancels a task
+        at the moment at which its result arrives.
     """
 
     def run(function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
@@ -39,14 +41,9 @@ def on_ray(
         call = partial(remote.remote, environment or {}, storage_options, function)
         waiting = iter(tasks)
         under_way = deque(map(call, islice(waiting, most)))
-        try:
-            while under_way:
-                yield _result(under_way[0])
-                under_way.popleft()
-                under_way.extend(map(call, islice(waiting, 1)))
-        finally:
-            for task in under_way:
-                ray.cancel(task)
+        while under_way:
+            yield _result(under_way.popleft())
+            under_way.extend(map(call, islice(waiting, 1)))
 
     return run
 

@@ -45,6 +45,24 @@ def main(argv):
 sys.exit(run(main))
 """
 
+ABANDONED = """
+import sys
+from ray_diffusion.cluster.connect import connected
+from ray_diffusion.errors import run
+
+
+def main(argv):
+    with connected():
+        from ray_diffusion.cluster.tasks import on_ray
+        for _ in range(500):
+            results = on_ray(2)(abs, iter((-1, -2, -3)))
+            assert next(results) == 1
+            results.close()
+
+
+sys.exit(run(main))
+"""
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -90,6 +108,14 @@ def test_results_come_in_order_and_errors_as_they_were_raised(cluster: Cluster):
     assert lists == [str([n**2 for n in range(7)])] * 3
     # Never more than three tasks are under way, and none is asked for after the failure.
     assert results == [*(f"{n**2} {n + 3}" for n in range(7)), "asked for 10"]
+
+
+def test_results_can_be_abandoned_while_tasks_end(cluster: Cluster):
+    """Ray aborts the process that cancels a task whose result is just arriving."""
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED], env=cluster.env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_too_much_damage_is_one_line_and_leaves_no_dataset(

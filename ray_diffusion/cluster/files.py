@@ -1,8 +1,10 @@
 """Files that belong to a run: in its directory, and in MLflow."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ray_diffusion.storage import Directory
+from ray_diffusion.tracking.events import Artifact
 from ray_diffusion.tracking.tracker import Tracker
 
 
@@ -21,7 +23,7 @@ class RunFiles:
     def __init__(self, run: Directory, spools: Path, tracker: Tracker) -> None:
         local = run.local_path()
         self._places = [run] if local else [run, Directory(str(spools))]
-        self._local, self._tracker = local or spools, tracker
+        self._run, self._local, self._tracker = run, local or spools, tracker
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file; ``name`` may begin with a folder."""
@@ -35,3 +37,11 @@ class RunFiles:
         for place in self._places:
             place.publish(directory, name)
         self._tracker.artifact(self._local / name, name)
+
+    def located(self, artifact: Artifact) -> Artifact:
+        """A file that another machine recorded, fetched from the run's directory if not here."""
+        name = f"{artifact.folder}/{Path(artifact.path).name}".lstrip("/")
+        path = self._local / name
+        if not path.exists() and (content := self._run.read(name)) is not None:
+            Directory(str(self._local)).write(name, content)
+        return replace(artifact, path=str(path))

@@ -31,6 +31,7 @@ from ray_diffusion.training.harness import Harness, in_directory
 from ray_diffusion.training.loop import loop
 from ray_diffusion.training.retention import Keep
 
+TAIL = "spool.jsonl"  # in a checkpoint: the metrics until then that MLflow does not have
 RAISED_BY_ALL = (Diverged, Preempted)  # by every worker, at the same step
 REQUEST_PERIOD_S = 0.5  # how often a loop may ask the driver what it wishes
 
@@ -162,10 +163,18 @@ class _Record:
 
         def save(directory: Path, images_seen: int, group: ProcessGroup | None) -> None:
             self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
+            if self._run.local_path() is None:  # else the spool is beside the checkpoint
+                (directory / TAIL).write_bytes(self._tracker.tail(images_seen))
             harness.save(directory, images_seen, group)
             board.post.remote({"checkpoint_at": time.time()})
 
-        return replace(harness, save=save)
+        def restore(into: Path) -> bool:
+            found = harness.restore(into)
+            if (tail := into / TAIL).exists():
+                self._tracker.adopt(tail.read_bytes(), self._files.located)
+            return found
+
+        return replace(harness, restore=restore, save=save)
 
     def finish(self, profile: list[float]) -> None:
         """Draw the loss curve, and write down the last validation's profile."""

@@ -1,7 +1,7 @@
 """The log of a spool, cut into pieces that one call to MLflow can take."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from ray_diffusion.tracking.events import Event, Points, decode
@@ -34,6 +34,23 @@ class Batch:
             if isinstance(event, Points):
                 marks.update(dict.fromkeys(event.metrics, event.step))
         return marks
+
+    def beyond(self, marks: Mapping[str, int]) -> "Batch":
+        """The batch without the points at or below the mark of their name."""
+        return replace(self, events=[e for event in self.events if (e := beyond(event, marks))])
+
+
+def beyond(event: Event, marks: Mapping[str, int]) -> Event | None:
+    """An event without the points at or below the mark of their name; None if none is left."""
+    if not isinstance(event, Points):
+        return event
+    new = {n: value for n, value in event.metrics.items() if event.step > marks.get(n, -1)}
+    return replace(event, metrics=new) if new else None
+
+
+def highest(marks: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    """The larger mark of each name."""
+    return {name: max(marks.get(name, -1), others.get(name, -1)) for name in {**marks, **others}}
 
 
 def batches(log: BinaryIO, start: int, end: int, limit: int) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from ray_diffusion.tracking.identity import KEY_TAG, RunIdentity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunData
 
 PARAMS_PER_CALL = 100
 """MLflow refuses more in one request."""
@@ -31,6 +32,8 @@ class Run:
     uri: str
     experiment_id: str
     run_id: str
+    steps: Mapping[str, int]
+    """The latest step of each metric."""
 
     @property
     def url(self) -> str | None:
@@ -96,8 +99,8 @@ def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
             found = _earliest(client, experiment_id, identity.run_key)
             if found is None:
                 found = _create(client, experiment_id, identity)
-            _describe(client, found, identity)
-        return Run(identity.uri, experiment_id, found)
+            steps = _describe(client, found, identity)
+        return Run(identity.uri, experiment_id, found, steps)
     except TrackingError:
         raise
     # Everything: MLflow raises its own errors, requests', SQLAlchemy's and the drivers' of both.
@@ -127,12 +130,14 @@ def _create(client: "MlflowClient", experiment_id: str, identity: RunIdentity) -
 
 def _by_id(client: "MlflowClient", uri: str, run_id: str) -> Run | None:
     try:
-        info = client.get_run(run_id).info
+        run = client.get_run(run_id)
     except Exception as error:
         if is_missing(error):
             return None
         raise
-    return Run(uri, info.experiment_id, run_id) if info.lifecycle_stage == "active" else None
+    if run.info.lifecycle_stage != "active":
+        return None
+    return Run(uri, run.info.experiment_id, run_id, _latest_steps(run.data))
 
 
 def _experiment(client: "MlflowClient", identity: RunIdentity) -> str:
@@ -159,8 +164,12 @@ def _earliest(client: "MlflowClient", experiment_id: str, run_key: str) -> str |
     return first.info.run_id if first else None
 
 
-def _describe(client: "MlflowClient", run_id: str, identity: RunIdentity) -> None:
-    """Write the params and tags that the run lacks: MLflow refuses to change a param."""
+def _describe(client: "MlflowClient", run_id: str, identity: RunIdentity) -> dict[str, int]:
+    """Write the params and tags that the run lacks: MLflow refuses to change a param.
+
+    Returns:
+        The latest step of each of the run's metrics.
+    """
     from mlflow.entities import Param, RunTag
 
     data = client.get_run(run_id).data
@@ -172,6 +181,11 @@ def _describe(client: "MlflowClient", run_id: str, identity: RunIdentity) -> Non
     for start in range(0, max(len(params), len(tags)), PARAMS_PER_CALL):
         piece = slice(start, start + PARAMS_PER_CALL)
         client.log_batch(run_id, params=params[piece], tags=tags[piece])
+    return _latest_steps(data)
+
+
+def _latest_steps(data: "RunData") -> dict[str, int]:
+    return {metric.key: metric.step for metric in data.to_proto().metrics}
 
 
 def _lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> list[tuple[str, str]]:

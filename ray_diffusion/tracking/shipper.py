@@ -103,11 +103,13 @@ class Shipper:
         try:
             if self._delivery is None:
                 self.run = find_or_create(self._identity, run_id=self._known_id)
+                self._spool.arrived(self.run.steps)
                 self._delivery = Delivery(connect(self._identity.uri), self.run.run_id)
             for batch in self._spool.unshipped():
                 if self._give_up.is_set():
                     return
-                self._delivery.send(batch)
+                if (new := batch.beyond(self._spool.acked_marks)).events:
+                    self._delivery.send(new)
                 self._spool.ack(batch)
         # Everything: MLflow raises its own errors, requests', SQLAlchemy's and the drivers' of
         # both, and no fault of tracking may end this thread or reach training.

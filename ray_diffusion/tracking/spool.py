@@ -10,6 +10,10 @@ its largest step so far: training that restarts from a checkpoint computes the s
 and points at or below the mark are skipped. The *acked offset* moves only after MLflow has taken
 what lies before it; what is sent twice, because the process died in between, carries the same
 timestamp and is stored once.
+
+A run that goes on at another machine finds no spool there. What MLflow lacked of it comes with the
+checkpoint (`Spool.tail`, `Spool.adopt`), and what MLflow has of the steps after the checkpoint is
+not sent again (`Spool.arrived`).
 """
 
 import json
@@ -17,12 +21,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ray_diffusion.errors import StorageError
-from ray_diffusion.tracking.batch import BATCH_POINTS, Batch, batches
-from ray_diffusion.tracking.events import Artifact, Event, Points, Status, encode
+from ray_diffusion.tracking.batch import BATCH_POINTS, Batch, batches, beyond, highest
+from ray_diffusion.tracking.events import Artifact, Event, Points, Status, decode, encode
 from ray_diffusion.tracking.lock import hold
 
 SYNC_EVERY = 50
@@ -90,6 +94,11 @@ class Spool:
         return self._backlog
 
     @property
+    def acked_marks(self) -> Mapping[str, int]:
+        """The largest step of each metric that MLflow has."""
+        return self._acked_marks
+
+    @property
     def drained(self) -> bool:
         """Whether everything recorded has arrived."""
         return self._acked == self._size and not self._pending
@@ -102,15 +111,9 @@ class Spool:
             metrics: Values by name. NaN and infinities are kept; MLflow stores an infinity as the
                 largest double.
         """
+        values = {name: float(value) for name, value in metrics.items()}
         with self._mutex:
-            new = {
-                name: float(value)
-                for name, value in metrics.items()
-                if step > self._marks.get(name, -1)
-            }
-            if new and self._append(Points(_now_ms(), step, new)):
-                self._marks.update(dict.fromkeys(new, step))
-                self._backlog += len(new)
+            self._append_points(Points(_now_ms(), step, values))
 
     def add_artifact(self, path: Path, folder: str) -> None:
         """Record that a local file or directory belongs to the run.
@@ -126,6 +129,50 @@ class Spool:
         """Record a state of the run: RUNNING, FINISHED, FAILED or KILLED."""
         with self._mutex:
             self._append(Status(_now_ms(), status))
+
+    def tail(self, until: int) -> bytes:
+        """What MLflow does not have of the steps up to one, for `adopt` on another machine.
+
+        Args:
+            until: The last step, in images seen; those behind it are recorded again there.
+
+        Raises:
+            OSError: If the disk fails.
+        """
+        events = (event for batch in self.unshipped() for event in batch.events)
+        kept = (e for e in events if not isinstance(e, Points) or e.step <= until)
+        return b"".join(map(encode, kept))
+
+    def adopt(self, tail: bytes, located: Callable[[Artifact], Artifact]) -> None:
+        """Go on from another spool of the run; what this one has of it already is passed over.
+
+        Args:
+            tail: As `tail` made it.
+            located: The same artifact, where this machine has its files.
+        """
+        events = (event for batch in self.unshipped() for event in batch.events)
+        waiting = {event for event in events if isinstance(event, Artifact)}
+        with self._mutex:
+            for event in map(decode, tail.splitlines()):
+                if isinstance(event, Points):
+                    self._append_points(event)
+                elif isinstance(event, Artifact) and (found := located(event)) not in waiting:
+                    self._append(found)
+
+    def arrived(self, steps: Mapping[str, int]) -> None:
+        """Take points for sent that MLflow got from the run's other machines.
+
+        Each machine sends its points in order, those of the tail it adopted before its own: so up
+        to the latest step MLflow has all of them.
+
+        Args:
+            steps: The latest step of each metric in MLflow.
+
+        Raises:
+            OSError: If the note of it cannot be written.
+            ValueError: If the spool is closed.
+        """
+        self._note(self._acked, highest(self._acked_marks, steps), 0)
 
     def unshipped(self, limit: int = BATCH_POINTS) -> Iterator[Batch]:
         """What lies behind the acked offset, in order.
@@ -154,15 +201,7 @@ class Spool:
             OSError: If the note cannot be written; the batch is then sent again one day.
             ValueError: If the spool is closed: the batch belongs to whoever opens it next.
         """
-        if self._file.closed:
-            raise ValueError(f"{self.path} is closed")
-        marks = self._acked_marks | batch.marks
-        beside = self._acked_path.with_suffix(".acked.tmp")
-        beside.write_text(json.dumps({"offset": batch.end, "marks": marks}))
-        os.replace(beside, self._acked_path)
-        with self._mutex:
-            self._acked, self._acked_marks = batch.end, marks
-            self._backlog -= batch.num_points
+        self._note(batch.end, highest(self._acked_marks, batch.marks), batch.num_points)
 
     def sync(self) -> None:
         """Put everything recorded so far where a power cut cannot take it."""
@@ -176,6 +215,12 @@ class Spool:
             self.sync()
             self._file.close()
             self._lock.close()
+
+    def _append_points(self, points: Points) -> None:
+        new = beyond(points, self._marks)
+        if isinstance(new, Points) and self._append(new):
+            self._marks.update(dict.fromkeys(new.metrics, new.step))
+            self._backlog += len(new.metrics)
 
     def _append(self, event: Event) -> bool:
         """Take an event, on disk if possible; False if there is no room for it anywhere."""
@@ -217,6 +262,17 @@ class Spool:
             self._unsynced = 0
         except OSError:
             self.errors += 1
+
+    def _note(self, acked: int, marks: dict[str, int], arrived: int) -> None:
+        """Write down how far MLflow has the log, and that so many of its points arrived."""
+        if self._file.closed:
+            raise ValueError(f"{self.path} is closed")
+        beside = self._acked_path.with_suffix(".acked.tmp")
+        beside.write_text(json.dumps({"offset": acked, "marks": marks}))
+        os.replace(beside, self._acked_path)
+        with self._mutex:
+            self._acked, self._acked_marks = acked, marks
+            self._backlog -= arrived
 
     def _read_acked(self) -> tuple[int, dict[str, int]]:
         """The offset and the marks there; a damaged note only means that all is sent again."""

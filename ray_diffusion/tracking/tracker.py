@@ -1,10 +1,13 @@
 """What the rest of the program uses to record a run."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
 
+from ray_diffusion.tracking.events import Artifact
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.shipper import PERIOD_S, Shipper
 from ray_diffusion.tracking.spool import Spool
@@ -25,6 +28,9 @@ class Tracker:
         run_id: The run's id, where an earlier launch has written it down.
         period_s: Seconds between deliveries.
 
+    Attributes:
+        blocked_s: Seconds that recording has kept its callers, so far.
+
     Raises:
         UsageError: If another process records this run in this role.
         StorageError: If the spool cannot be opened.
@@ -42,6 +48,7 @@ class Tracker:
     ) -> None:
         if role not in get_args(Role):
             raise ValueError(f"role must be one of {', '.join(get_args(Role))}, got {role!r}")
+        self.blocked_s = 0.0
         self._finished = False
         self._spool = Spool(directory / f"{role}.jsonl")
         self._shipper = Shipper(self._spool, identity, run_id, period_s)
@@ -64,7 +71,8 @@ class Tracker:
             step: Progress, in images seen.
             metrics: Values by name.
         """
-        self._spool.log(step, metrics)
+        with self._blocking():
+            self._spool.log(step, metrics)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Record a local file or directory; it must stay there until it is shipped.
@@ -73,7 +81,8 @@ class Tracker:
             path: The file or directory.
             folder: The run's folder for it; "" for the top.
         """
-        self._spool.add_artifact(path, folder)
+        with self._blocking():
+            self._spool.add_artifact(path, folder)
 
     def status(self, status: str) -> None:
         """Record a state of the run, in MLflow's words: RUNNING, FINISHED, FAILED or KILLED."""
@@ -81,7 +90,21 @@ class Tracker:
 
     def sync(self) -> None:
         """Make what was recorded durable; call it before a checkpoint that depends on it."""
-        self._spool.sync()
+        with self._blocking():
+            self._spool.sync()
+
+    def tail(self, until: int) -> bytes:
+        """What MLflow lacks of the steps up to one; see `ray_diffusion.tracking.spool.Spool`."""
+        return self._spool.tail(until)
+
+    def adopt(self, tail: bytes, located: Callable[[Artifact], Artifact]) -> None:
+        """Go on from the tail that another machine's checkpoint holds; before anything is logged.
+
+        Args:
+            tail: As `tail` made it.
+            located: The same artifact, where this machine has its files.
+        """
+        self._spool.adopt(tail, located)
 
     def finish(self, status: str | None = None, deadline_s: float = 10.0) -> bool:
         """Record the final state and ship what is left; finishing twice is fine.
@@ -109,6 +132,11 @@ class Tracker:
         return self._spool.backlog
 
     @property
+    def errors(self) -> int:
+        """How often MLflow could not be reached, or the disk refused something."""
+        return self._shipper.errors + self._spool.errors
+
+    @property
     def skipped(self) -> int:
         """Events that MLflow will never take."""
         return self._shipper.skipped
@@ -122,3 +150,11 @@ class Tracker:
     def run_url(self) -> str | None:
         """The run's page; None until it is known, and where no server serves one."""
         return self._shipper.run.url if self._shipper.run else None
+
+    @contextmanager
+    def _blocking(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.blocked_s += time.perf_counter() - started

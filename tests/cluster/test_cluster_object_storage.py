@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from local_cluster import TINY, Cluster
+from local_cluster import TINY, Cluster, free_ports
 
 from ray_diffusion.data.packing.embedded import digits
 from ray_diffusion.data.packing.pack import pack
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.storage import Directory
+from ray_diffusion.tracking.client import connect
 
 pytest_plugins = ["object_store"]
 pytestmark = [
@@ -50,3 +51,44 @@ def test_workers_get_credentials_from_the_driver_and_nothing_holds_them_afterwar
     for place in (tmp_path, Path(cluster.env["HOME"]), cluster.temp):
         found = subprocess.run(["grep", "-rl", secret, place], capture_output=True, text=True)
         assert found.stdout == ""
+
+
+def test_a_lost_machine_takes_no_metrics_with_it(
+    cluster: Cluster, bucket: str, s3_server: int, tmp_path: Path
+):
+    pack(digits(None), Recipe(), f"{bucket}/digits")
+    names = (*NAMES, "XDG_CACHE_HOME")
+    options = [
+        *TINY,
+        f"run.storage_url={bucket}/runs",
+        f"data.dataset_url={bucket}/digits",
+        "data.workers=1",
+        f"run.storage_options=[s3.endpoint_url=http://127.0.0.1:{s3_server}]",
+        f"cluster.forward_env=[{','.join(names)}]",
+    ]
+    [nowhere] = free_ports(1)
+    launches = {
+        "lost": ("training.total_images=1_920", f"tracking.uri=http://127.0.0.1:{nowhere}"),
+        "new": (
+            "training.total_images=3_840",
+            "run.allow=[training.total_images]",
+            f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+        ),
+    }
+    for machine, more in launches.items():
+        given = {name: os.environ[name] for name in NAMES}
+        given["XDG_CACHE_HOME"] = str(tmp_path / machine)
+        there = replace(cluster, env=cluster.env | given)
+        done = there.run("ray_diffusion.train", *options, *more)
+        assert done.returncode == 0, done.stderr
+    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("ray_diffusion")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    for name in ("train/loss", "train/lr"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+        assert sorted(steps) == list(range(640, 3_841, 640))
+    pictures = {file.path for file in client.list_artifacts(run.info.run_id, "samples")}
+    assert pictures == {
+        f"samples/{n:012d}{raw}.png" for n in (1_920, 3_840) for raw in ("", "-raw")
+    }

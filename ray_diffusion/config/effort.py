@@ -49,6 +49,13 @@ class Training(Values):
         default=16_000, description="Count between checkpoints.", json_schema_extra=MAY_CHANGE
     )
     validate_every_images: Count = Field(default=16_000, description="Count between validations.")
+    max_nonfinite_steps: Int = Field(
+        default=10,
+        ge=0,
+        description="Steps in a row whose loss or gradient is not finite, and which therefore "
+        "change nothing, before the run ends.",
+        json_schema_extra=MAY_CHANGE,
+    )
     keep_checkpoints: Int = Field(
         default=2, ge=1, description="Newest checkpoints to keep.", json_schema_extra=MAY_CHANGE
     )
@@ -94,10 +101,11 @@ class Cluster(Values):
         json_schema_extra=MAY_CHANGE,
     )
     stall_timeout_s: Float = Field(
-        default=900,
+        default=300,
         gt=0,
         description="Seconds without a step after which a worker writes down what it was doing "
-        "and the group is restarted; more than a validation or an upload takes.",
+        "and the group is restarted. Never less than 5 usual steps; three times as long at the "
+        "start, at validations and at checkpoints.",
         json_schema_extra=MAY_CHANGE,
     )
     peak_tflops: Annotated[Float, Field(gt=0)] | None = Field(

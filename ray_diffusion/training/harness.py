@@ -31,6 +31,8 @@ class Harness:
             not wait.
         should_save: Whether to save after the next step, for a reason of the cluster's; asked
             once a step.
+        pausing: Told on every worker, at the same step, that the next one will have to wait for a
+            checkpoint or a validation.
 
     Only the first worker calls ``save`` of a whole checkpoint, ``log`` and ``show``. Calls of
     ``save`` follow one another in a thread of their own, while the others go on.
@@ -42,6 +44,7 @@ class Harness:
     show: Callable[[int, Mapping[str, Tensor]], None]
     should_stop: Callable[[], bool]
     should_save: Callable[[], bool] = lambda: False
+    pausing: Callable[[], None] = lambda: None
 
 
 def in_directory(

@@ -32,44 +32,56 @@ from ray_diffusion.training.votes import Votes
 
 
 class _Interval:
-    """Means since the last log line. A log line precedes each checkpoint, so none spans one."""
+    """Means since the last log line. A log line precedes each checkpoint, so none spans one.
+
+    Of a step that was skipped neither loss nor gradient norm is told.
+    """
 
     def __init__(self, peak_images_per_second: float) -> None:
         self.peak = peak_images_per_second
         self.steps, self.images, self.waited = 0, 0, 0.0
         self.loss: Tensor | float = 0.0
         self.bad: Tensor | float = 0.0
+        self.skipped: Tensor | float = 0.0
         self.started = time.perf_counter()
 
     def add(self, result: StepResult, images: int, waited: float) -> None:
         self.steps += 1
         self.images += images
         self.waited += waited
-        self.loss = self.loss + result.loss  # stays on the device: no wait for it in the step
+        # These stay on the device: no wait for it in the step.
+        self.loss = self.loss + result.loss.masked_fill(result.skipped.bool(), 0)
         self.bad = self.bad + result.bad_examples
+        self.skipped = self.skipped + result.skipped
 
     def metrics(self, last: StepResult) -> dict[str, float]:
-        loss = float(self.loss) / self.steps  # waits for the device: read no clock before it
-        seconds = time.perf_counter() - self.started
+        loss, skipped = float(self.loss), float(self.skipped)  # waits for the device
+        seconds = time.perf_counter() - self.started  # so read no clock before it
         found = {
-            "train/loss": loss,
-            "train/grad_norm": float(last.grad_norm),
             "train/lr": last.lr,
             "train/images_per_second": self.images / seconds,
             "train/mfu": self.images / seconds / self.peak,
             "train/data_wait_fraction": self.waited / seconds,
         }
-        bad = float(self.bad)
-        return found | {"train/bad_examples": bad} if bad else found
+        if skipped < self.steps:
+            found["train/loss"] = loss / (self.steps - skipped)
+        if not last.skipped:
+            found["train/grad_norm"] = float(last.grad_norm)
+        counts = {"train/bad_examples": float(self.bad), "train/nonfinite_steps": skipped}
+        return found | {name: count for name, count in counts.items() if count}
+
+
+def _diverged(what: str, images_seen: int) -> Diverged:
+    return Diverged(
+        f"{what} after {images_seen:,} images; "
+        "lower optim.lr or raise optim.warmup_images, under another run.name"
+    )
 
 
 def _check_finite(metrics: dict[str, float], images_seen: int) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise Diverged(
-                f"{name} is {value} after {images_seen:,} images; "
-                "lower optim.lr or raise optim.warmup_images, under another run.name"
-            )
+            raise _diverged(f"{name} is {value}", images_seen)
 
 
 class _Training:
@@ -113,6 +125,7 @@ class _Training:
     def _train(self, batches: Iterator[Batch], saver: Saver) -> None:
         peak = self.world * peak_images_per_second(self.config, self.device)
         state, interval, votes = self.state, _Interval(peak), Votes(self.device)
+        nonfinite, due = 0, False  # steps in a row, since this process began; a checkpoint
         while not self._done():
             asked = time.perf_counter()
             with record_function("data"):
@@ -122,12 +135,22 @@ class _Training:
             result = train_step(state, batch, self.config, self.table, stop, save)
             interval.add(result, self.config.data.global_batch_size, waited)
             saver.check()
-            stopping, saving = votes.told(result.votes)
+            stopping, saving, skipped = votes.told(result.votes)
+            nonfinite = nonfinite + 1 if skipped else 0
+            if nonfinite > self.config.training.max_nonfinite_steps:
+                what = f"{nonfinite} steps in a row without a finite loss and gradient"
+                raise _diverged(what, state.images_seen)
             stopping = stopping and not self._done()
-            saving = saving or stopping or self._save_due()
-            if saving or self._due(self.config.training.log_every_images):
+            due = due or self._save_due()
+            # Where steps fail, the weights may be ruined already: they must not push out good ones.
+            saving = saving or stopping or self._done() or (due and not skipped)
+            due = due and not saving
+            validating = self._validation_due()
+            if saving or validating:
+                self.harness.pausing()
+            if saving or validating or self._due(self.config.training.log_every_images):
                 self._log(interval.metrics(result) | {"train/workers": float(self.world)})
-                score = self._validate() if self._validation_due() else None
+                score = self._validate() if validating else None
                 if saving:
                     self._save(saver, score)
                 interval = _Interval(peak)
@@ -199,8 +222,9 @@ def loop(config: Config, harness: Harness, device: torch.device) -> dict[str, An
     Raises:
         DataError: If the dataset cannot be read.
         StorageError: If a checkpoint cannot be written.
-        Diverged: If a loss, the gradient or a weight is no longer finite. The last checkpoint is
-            whole: nothing that is not finite is ever saved.
+        Diverged: If loss or gradient are not finite in more than ``training.max_nonfinite_steps``
+            steps in a row, or a weight or a validation is not. The last checkpoint is whole:
+            nothing that is not finite is ever saved.
         Preempted: If a worker was asked to stop; a checkpoint was saved.
     """
     tune(device)

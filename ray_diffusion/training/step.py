@@ -29,13 +29,15 @@ class StepResult(NamedTuple):
         grad_norm: Norm of the gradient before clipping, a scalar.
         lr: The learning rate of the step.
         bad_examples: How many of the global batch could not be used, a scalar.
-        votes: How many workers asked to stop, and how many to save, shape ``(2,)``.
+        skipped: 1 if the loss or the gradient was not finite, so nothing was learned; else 0.
+        votes: How many workers asked to stop, how many to save, and ``skipped``, shape ``(3,)``.
     """
 
     loss: Tensor
     grad_norm: Tensor
     lr: float
     bad_examples: Tensor
+    skipped: Tensor
     votes: Tensor
 
 
@@ -141,6 +143,9 @@ def train_step(
     workers, which is exact also where workers hold slices of unequal size. The loss and what
     workers wish travel with the gradients, so that all workers learn the same.
 
+    A step whose loss or gradient is not finite counts as one, and leaves weights and moments as
+    they are, on every worker alike; the average takes the same weights in once more.
+
     Nothing here waits for the device.
 
     Args:
@@ -166,12 +171,15 @@ def train_step(
     with record_function("optimizer"):
         parameters = state.network.parameters()
         grad_norm = plain(torch.nn.utils.clip_grad_norm_(parameters, optim.grad_clip))
+        skipped = (facts[0].isfinite() & grad_norm.isfinite()).logical_not().float()
         for group in state.optimizer.param_groups:
             group["lr"] = lr
+        state.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as GradScaler tells it
         state.optimizer.step()
     with record_function("average"):
         decay = ema.decay_at(state.steps, config.ema.decay, config.ema.warmup_steps)
         ema.update(state.average, state.network, decay)
     state.steps += 1
     state.images_seen += config.data.global_batch_size
-    return StepResult(facts[0], grad_norm, lr, facts[1], facts[2:])
+    votes = torch.cat([facts[2:], skipped[None]])
+    return StepResult(facts[0], grad_norm, lr, facts[1], skipped, votes)

@@ -1,4 +1,4 @@
-"""What workers wish, agreed on by all of them without any waiting for its device."""
+"""What workers wish and what a step came to, known to all without any waiting for a device."""
 
 from collections import deque
 
@@ -21,7 +21,7 @@ class Votes:
         self._pending: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     def told(self, votes: Tensor) -> list[bool]:
-        """What at least one worker wishes, as of the newest step that is read.
+        """What at least one worker votes for, as of the newest step that is read.
 
         Args:
             votes: Of the step just taken, shape ``(n,)``; the same on every worker.

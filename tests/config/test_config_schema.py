@@ -18,6 +18,7 @@ MAY_CHANGE_KEYS = {
     "training.activation_checkpointing",
     "training.compile",
     "training.checkpoint_every_images",
+    "training.max_nonfinite_steps",
     "training.keep_checkpoints",
     "training.keep_best_checkpoints",
     "training.keep_every_images",

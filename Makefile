@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # What `make lock` holds fast; all else is the newest that goes with them.
 PINS := torch==2.13.0 ray==2.60.0 mlflow==3.17.2 webdataset==1.0.2 prometheus-client==0.26.0 fsspec==2026.9.0
 
-.PHONY: demo test chaos check format bench mlflow lock clean
+.PHONY: demo test chaos check format bench monitoring mlflow lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m ray_diffusion.train digits
@@ -37,6 +37,11 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/order.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/tracking.py
+
+# Alert rules and a dashboard, from the definitions of the metrics.
+monitoring: $(VENV)/.installed
+	$(BIN)/python -m ray_diffusion.tracking.monitoring k8s/components/monitoring
 
 mlflow: $(VENV)/.installed
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server \

@@ -31,6 +31,7 @@ TINY = [
     "training.validate_every_images=12_800",
     "sampler.num_inference_steps=5",
     "cluster.cpus_per_worker=1",
+    "tracking.metrics_port=0",
 ]
 
 

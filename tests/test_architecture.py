@@ -15,7 +15,7 @@ ROOMS_BELOW_CLUSTER = {
     "page",
     *("storage", "diffusion", "models", "data", "training", "evaluation", "pipeline", "tracking"),
 }
-VERBS = {"train", "pack", "sample", "evaluate", "__main__", "__init__"}
+VERBS = {"train", "pack", "sample", "evaluate", "sync", "__main__", "__init__"}
 
 # room: (rooms that it may import, packages that it may import beside the standard library)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
@@ -41,7 +41,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {*CORE, "storage", "diffusion", "models", "training"},
         {"torch", "safetensors"},
     ),
-    "tracking": (CORE, {"mlflow", "prometheus_client", "matplotlib"}),
+    "tracking": (CORE, {"mlflow", "prometheus_client", "matplotlib", "psutil", "pynvml"}),
     "cluster": (ROOMS_BELOW_CLUSTER, {"ray", "torch", "PIL"}),
     **{
         verb: (ROOMS_BELOW_CLUSTER | {"cluster"}, {"pydantic", "torch", "numpy", "PIL"})

@@ -1,13 +1,14 @@
 """The one actor of a launch: workers post on it, the driver reads, and either may stop the run."""
 
-from typing import Any
-
-import ray
+from typing import Any, Literal, get_args
 
 from ray_diffusion.errors import RayDiffusionError
+from ray_diffusion.tracking.metrics import Snapshot
+
+Reason = Literal["failure", "stall", "drain", "resize"]
+"""Why workers are started again."""
 
 
-@ray.remote(num_cpus=0)
 class Board:
     """What the driver and the workers of one launch tell each other.
 
@@ -19,16 +20,32 @@ class Board:
         self._facts: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._nodes: dict[int, str] = {}
-        self._starts = 0
+        self._measured: dict[int, Snapshot] = {}
+        self._reasons = dict.fromkeys(get_args(Reason), 0)
+        self._expected: Reason | None = None
+        self._world = 0
         self._stop = False
         self._saves = 0
         self._failure: RayDiffusionError | None = None
 
     def started(self, rank: int, world: int, node: str) -> None:
         """A worker of a new group is about to train."""
-        self._starts += rank == 0
+        if rank == 0:
+            if self._world:
+                resized: Reason = "resize" if world != self._world else "failure"
+                self._reasons[self._expected or resized] += 1
+            self._world, self._expected = world, None
         self._nodes = {r: n for r, n in self._nodes.items() if r < world} | {rank: node}
+        self._measured = {r: m for r, m in self._measured.items() if r < world}
         self._facts["workers"] = world
+
+    def expect(self, reason: Reason) -> None:
+        """Say why the workers will be started again, if they will."""
+        self._expected = reason
+
+    def measured(self, rank: int, snapshot: Snapshot) -> None:
+        """Replace what is measured of a worker."""
+        self._measured[rank] = snapshot
 
     def post(self, facts: dict[str, Any]) -> None:
         """Replace what is known of the run's progress, key by key."""
@@ -39,10 +56,19 @@ class Board:
         self._warnings.append(message)
 
     def read(self) -> dict[str, Any]:
-        """All facts, with ``restarts``, ``nodes``, and the ``warnings`` not read before."""
+        """All facts.
+
+        With them come ``restarts``, their ``reasons`` counted, the ``nodes``, what is ``measured``
+        of each worker, and the ``warnings`` not read before.
+        """
         warnings, self._warnings = self._warnings, []
-        told = {"restarts": max(0, self._starts - 1), "nodes": set(self._nodes.values())}
-        return self._facts | told | {"warnings": warnings}
+        return self._facts | {
+            "restarts": sum(self._reasons.values()),
+            "reasons": dict(self._reasons),
+            "nodes": set(self._nodes.values()),
+            "measured": dict(self._measured),
+            "warnings": warnings,
+        }
 
     def request_stop(self) -> None:
         """Ask the workers to save and stop."""

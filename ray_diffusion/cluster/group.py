@@ -15,6 +15,8 @@ import ray.train.torch
 
 from ray_diffusion.cluster import worker
 from ray_diffusion.cluster.board import Board
+from ray_diffusion.cluster.hub import Feed, port_of
+from ray_diffusion.cluster.metering import LaunchMeter
 from ray_diffusion.cluster.notice import Backend, Drains
 from ray_diffusion.cluster.progress import ProgressLine
 from ray_diffusion.config import Config
@@ -37,7 +39,12 @@ class Group:
         self._config = config
         # On the driver's node, which the launch lives by: the others may go at any time.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        self.board: Any = Board.options(label_selector=here).remote()  # type: ignore[attr-defined]
+        board: Any = ray.remote(num_cpus=0)(Board)
+        self.board: Any = board.options(label_selector=here).remote()
+        self._meter = LaunchMeter(config.cluster.use_gpu)
+        port = port_of(config.tracking.metrics_port)
+        self._progress = ProgressLine()
+        self._feed = Feed(config.run.name, port, self._warn)
 
     def train(self, fields: dict[str, Any]) -> None:
         """Run the workers to their end.
@@ -54,6 +61,7 @@ class Group:
                     error = self._watched(self._trainer(fields, controller).fit)
                     if not isinstance(error, ray.exceptions.ActorDiedError):
                         break  # Ray restarts workers, but no controller that was killed
+            self._feed.finish()
             failure = ray.get(self.board.failure.remote())
             if failure is not None:
                 raise failure
@@ -104,20 +112,30 @@ class Group:
 
         thread = threading.Thread(target=call, name="ray-train", daemon=True)
         thread.start()
-        progress, drains, looked_at = ProgressLine(), Drains(), 0.0
+        drains, looked_at = Drains(), 0.0
         while thread.is_alive():
-            facts = ray.get(self.board.read.remote())
-            progress.show(facts)
+            facts = self._look()
             if time.monotonic() - looked_at > NODES_PERIOD_S:
                 looked_at = time.monotonic()
                 if due := drains.due(facts["nodes"]):
-                    progress.clear()
-                    warn(f"{len(due)} of the run's nodes are being drained: saving")
+                    self._warn(f"{len(due)} of the run's nodes are being drained: saving")
                     self.board.request_save.remote()
+                    self.board.expect.remote("drain")
             thread.join(BOARD_PERIOD_S)
-        progress.show(ray.get(self.board.read.remote()))  # what they warned of last
-        progress.clear()
+        self._look()  # what they told last
+        self._progress.clear()
         return errors[0] if errors else None
+
+    def _warn(self, message: str) -> None:
+        self._progress.clear()
+        warn(message)
+
+    def _look(self) -> dict[str, Any]:
+        """Read the board, and pass on what is there: to the user and to the metrics."""
+        facts: dict[str, Any] = ray.get(self.board.read.remote())
+        self._progress.show(facts)
+        self._feed.report(self._meter.report(facts))
+        return facts
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.distributed import ProcessGroup
 from ray_diffusion.cluster.environment import applied
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import run_directory, spool_directory
+from ray_diffusion.cluster.metering import WorkerMeter
 from ray_diffusion.cluster.notice import told_to_go
 from ray_diffusion.cluster.stall import watched
 from ray_diffusion.config import Config
@@ -91,24 +92,29 @@ def _train(assignment: Assignment, rank: int) -> None:
         name = f"stacks/{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}.txt"
         run.write(name, stacks)
         message = f"worker {rank} made no step for {config.cluster.stall_timeout_s:g} s; its "
+        assignment.board.expect.remote("stall")
         ray.get(assignment.board.warn.remote(f"{message}stack is in {run.url}/{name}"))
 
-    with watched(config.cluster.stall_timeout_s, keep_stacks) as beat:
+    meter = WorkerMeter(assignment.board, rank, config)
+    with watched(config.cluster.stall_timeout_s, keep_stacks) as pulse:
 
         def stop_at_notice() -> bool:
-            beat()
+            pulse.beat()
+            meter.step()
             return told_to_go()
 
         if rank > 0:
             silent = in_directory(run, keep, warn=lambda message: None)
-            loop(config, replace(silent, should_stop=stop_at_notice), device)
+            silent = replace(silent, should_stop=stop_at_notice, pausing=pulse.pause)
+            loop(config, silent, device)
             return
-        with _Record(assignment, run) as record:
+        with _Record(assignment, run, meter) as record:
             requests = _Requests(assignment.board)
             harness = replace(
                 record.harness(keep),
                 should_stop=lambda: stop_at_notice() or requests.stop(),
                 should_save=requests.save,
+                pausing=pulse.pause,
             )
             record.finish(loop(config, harness, device)["profile"])
 
@@ -142,19 +148,23 @@ class _Requests:
 class _Record:
     """What the first worker writes down: metrics, pictures, progress, at the end the loss curve."""
 
-    def __init__(self, assignment: Assignment, run: Directory) -> None:
+    def __init__(self, assignment: Assignment, run: Directory, meter: WorkerMeter) -> None:
         self._config, self._board, self._run = assignment.config, assignment.board, run
         self._spools = spool_directory(self._config, assignment.identity)
         self._tracker = Tracker(
             self._spools, "train", assignment.identity, run_id=assignment.run_id
         )
         self._files = RunFiles(run, self._spools, self._tracker)
+        self._meter = meter
+        meter.follow(self._tracker)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        ray.get(self._board.post.remote({"shipped": self._tracker.finish()}))
+        shipped = self._tracker.finish()
+        self._meter.post()
+        ray.get(self._board.post.remote({"shipped": shipped}))
 
     def harness(self, keep: Keep) -> Harness:
         """A harness that records, and keeps some checkpoints."""
@@ -165,7 +175,8 @@ class _Record:
             self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
             if self._run.local_path() is None:  # else the spool is beside the checkpoint
                 (directory / TAIL).write_bytes(self._tracker.tail(images_seen))
-            harness.save(directory, images_seen, group)
+            with self._meter.publishing(directory):
+                harness.save(directory, images_seen, group)
             board.post.remote({"checkpoint_at": time.time()})
 
         def restore(into: Path) -> bool:
@@ -184,7 +195,8 @@ class _Record:
         self._files.write("profile.csv", "\n".join(["logsnr,eps_mse", *rows, ""]))
 
     def _log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
-        self._tracker.log(images_seen, metrics)
+        self._tracker.log(images_seen, {**metrics, **self._meter.system()})
+        self._meter.logged(images_seen, metrics)
         if "train/loss" in metrics:
             facts = {
                 "images_seen": images_seen,

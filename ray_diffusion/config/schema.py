@@ -8,10 +8,9 @@ continued.
 To add a key, add one field here with a default, bounds and a description that names the unit.
 """
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import ByteSize, Field
 
 from ray_diffusion.config.diffusion import Diffusion, Sampler
 from ray_diffusion.config.effort import Cluster, Training
@@ -22,25 +21,17 @@ from ray_diffusion.config.values import (
     Float,
     Fraction,
     Int,
+    Name,
     StorageOptions,
     Text,
     Values,
 )
 
 
-def _directory_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ValueError(
-            "must be 1 to 100 letters, digits, dots, dashes or underscores, "
-            "the first a letter or digit"
-        )
-    return name
-
-
 class Run(Values):
     """Which run this is and where it is kept."""
 
-    name: Annotated[str, AfterValidator(_directory_name)] = Field(
+    name: Name = Field(
         default="digits", description="Names the run's directory below run.storage_url."
     )
     seed: Int = Field(
@@ -209,6 +200,17 @@ class Tracking(Values):
         default="ray_diffusion",
         min_length=1,
         description="MLflow experiment that the run belongs to.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    registered_model: Name | None = Field(
+        default=None,
+        description="Register the finished model under this name; null: not until it is promoted.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    metrics_port: Annotated[Int, Field(ge=0, le=65_535)] | None = Field(
+        default=None,
+        description="Port of the head node where Prometheus finds metrics, 0 for none; null: 9095 "
+        "on a running cluster, none on one that the command starts itself.",
         json_schema_extra=MAY_CHANGE,
     )
 

@@ -17,7 +17,6 @@ not sent again (`Spool.arrived`).
 """
 
 import json
-import logging
 import os
 import threading
 import time
@@ -26,40 +25,34 @@ from pathlib import Path
 
 from ray_diffusion.errors import StorageError
 from ray_diffusion.tracking.batch import BATCH_POINTS, Batch, batches, beyond, highest
-from ray_diffusion.tracking.events import Artifact, Event, Points, Status, decode, encode
+from ray_diffusion.tracking.events import (
+    Artifact,
+    Event,
+    Points,
+    Registration,
+    Status,
+    decode,
+    encode,
+)
+from ray_diffusion.tracking.journal import Journal
 from ray_diffusion.tracking.lock import hold
-
-SYNC_EVERY = 50
-"""Events between two fdatasync: one costs milliseconds, a line costs 20 microseconds."""
-
-PENDING_EVENTS = 100_000
-"""Events kept in memory while the disk is full, about 20 MB."""
-
-WRITE_EVENTS = 1000
-"""Events in one write: bounds what a step pays for trying again while the disk is full."""
 
 LOCK_WAIT_S = 5.0
 """How long to wait for a killed predecessor to be gone."""
-
-logger = logging.getLogger(__name__)
 
 
 class Spool:
     """A durable, append-only log of events and how much of it has arrived.
 
-    After it is open, no fault of the disk is raised: training must go on. Events that cannot be
-    written wait in memory for the next `log`. Beyond `PENDING_EVENTS` new ones are refused and
-    counted in ``lost``; their marks do not move, so a restart from a checkpoint records them.
+    After it is open, recording raises no fault of the disk: training must go on. What the disk
+    refuses waits in memory, see `ray_diffusion.tracking.journal`; the marks of what there is no
+    room for do not move, so a restart from a checkpoint records it.
 
     `log`, `add_artifact`, `set_status` and `sync` may be called by one thread while another one
     calls `unshipped` and `ack`.
 
     Args:
         path: The log, ``….jsonl``; its directory is made.
-
-    Attributes:
-        errors: How often the disk refused something.
-        lost: Events refused because memory for waiting ones ran out.
 
     Raises:
         UsageError: If another process has this spool open.
@@ -68,18 +61,12 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.errors = 0
-        self.lost = 0
         self._acked_path = path.with_suffix(".acked")
         self._mutex = threading.Lock()
-        self._pending: list[bytes] = []
-        self._torn = False  # a write stopped halfway: cut the file back to _size before the next
-        self._unsynced = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = hold(path.with_suffix(".lock"), LOCK_WAIT_S)
-            self._file = path.open("ab", buffering=0)
-            self._size = _cut_torn_line(path)
+            self._journal = Journal(path)
             self._acked, self._acked_marks = self._read_acked()
             self._marks, self._backlog = dict(self._acked_marks), 0
             for batch in self.unshipped():
@@ -87,6 +74,16 @@ class Spool:
                 self._backlog += batch.num_points
         except OSError as error:
             raise StorageError(f"cannot open the metric spool {path}: {error}") from error
+
+    @property
+    def errors(self) -> int:
+        """How often the disk refused something."""
+        return self._journal.errors
+
+    @property
+    def lost(self) -> int:
+        """Events refused because memory for waiting ones ran out."""
+        return self._journal.lost
 
     @property
     def backlog(self) -> int:
@@ -101,7 +98,7 @@ class Spool:
     @property
     def drained(self) -> bool:
         """Whether everything recorded has arrived."""
-        return self._acked == self._size and not self._pending
+        return self._acked == self._journal.size and not self._journal.waiting
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the values of some metrics at a step, except those recorded before.
@@ -124,6 +121,17 @@ class Spool:
         """
         with self._mutex:
             self._append(Artifact(_now_ms(), str(path.absolute()), folder))
+
+    def add_registration(self, name: str, folder: str, tags: Mapping[str, str]) -> None:
+        """Record that a folder of the run's artifacts is a version of a registered model.
+
+        Args:
+            name: The registered model's name.
+            folder: The folder; recorded before as an artifact, and never again with other files.
+            tags: What describes the version.
+        """
+        with self._mutex:
+            self._append(Registration(_now_ms(), name, folder, tags))
 
     def set_status(self, status: str) -> None:
         """Record a state of the run: RUNNING, FINISHED, FAILED or KILLED."""
@@ -185,12 +193,12 @@ class Spool:
             ValueError: If the spool is closed.
         """
         with self._mutex:
-            start, end = self._acked, self._size
+            start, end = self._acked, self._journal.size
         if start == end:
             return
         # Before anything is sent: what a power cut takes away is recorded again at another time,
         # and would then be there twice.
-        os.fdatasync(self._file.fileno())
+        self._journal.flush()
         with self.path.open("rb") as file:
             yield from batches(file, start, end, limit)
 
@@ -206,14 +214,13 @@ class Spool:
     def sync(self) -> None:
         """Put everything recorded so far where a power cut cannot take it."""
         with self._mutex:
-            self._drain()
-            self._fdatasync()
+            self._journal.sync()
 
     def close(self) -> None:
         """Make the log durable and let go of it; closing twice is fine."""
-        if not self._file.closed:
-            self.sync()
-            self._file.close()
+        if not self._journal.closed:
+            with self._mutex:
+                self._journal.close()
             self._lock.close()
 
     def _append_points(self, points: Points) -> None:
@@ -223,49 +230,11 @@ class Spool:
             self._backlog += len(new.metrics)
 
     def _append(self, event: Event) -> bool:
-        """Take an event, on disk if possible; False if there is no room for it anywhere."""
-        if len(self._pending) >= PENDING_EVENTS:
-            self._drain()
-        if len(self._pending) >= PENDING_EVENTS:
-            self.lost += 1
-            return False
-        self._pending.append(encode(event))
-        self._drain()
-        self._unsynced += 1
-        if self._unsynced >= SYNC_EVERY or not isinstance(event, Points):
-            self._fdatasync()
-        return True
-
-    def _drain(self) -> None:
-        """Write what waits in memory; on a fault it stays there for the next time."""
-        while self._pending:
-            lines = self._pending[:WRITE_EVENTS]
-            data = b"".join(lines)
-            try:
-                if self._torn:
-                    self._file.truncate(self._size)
-                self._torn = True
-                if self._file.write(data) != len(data):
-                    raise OSError("the disk took only a part")
-            except OSError as error:
-                if not self.errors:
-                    logger.warning("cannot write %s (%s): metrics wait in memory", self.path, error)
-                self.errors += 1
-                return
-            self._torn = False
-            self._size += len(data)
-            del self._pending[: len(lines)]
-
-    def _fdatasync(self) -> None:
-        try:
-            os.fdatasync(self._file.fileno())
-            self._unsynced = 0
-        except OSError:
-            self.errors += 1
+        return self._journal.append(encode(event), durable=not isinstance(event, Points))
 
     def _note(self, acked: int, marks: dict[str, int], arrived: int) -> None:
         """Write down how far MLflow has the log, and that so many of its points arrived."""
-        if self._file.closed:
+        if self._journal.closed:
             raise ValueError(f"{self.path} is closed")
         beside = self._acked_path.with_suffix(".acked.tmp")
         beside.write_text(json.dumps({"offset": acked, "marks": marks}))
@@ -278,27 +247,9 @@ class Spool:
         """The offset and the marks there; a damaged note only means that all is sent again."""
         try:
             note = json.loads(self._acked_path.read_bytes())
-            return min(int(note["offset"]), self._size), dict(note["marks"])
+            return min(int(note["offset"]), self._journal.size), dict(note["marks"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return 0, {}
-
-
-def _cut_torn_line(path: Path) -> int:
-    """Cut off a last line without its line feed, as a killed writer leaves; the size then."""
-    block = 1 << 16
-    with path.open("r+b") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - block)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end != size:
-            file.truncate(end)
-    return end
 
 
 def _now_ms() -> int:

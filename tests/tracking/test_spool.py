@@ -16,6 +16,7 @@ from ray_diffusion.errors import StorageError, UsageError
 from ray_diffusion.tracking.batch import Batch
 from ray_diffusion.tracking.curve import read_metrics
 from ray_diffusion.tracking.events import Artifact, Event, Points, Status
+from ray_diffusion.tracking.journal import Journal
 from ray_diffusion.tracking.spool import Spool
 
 
@@ -154,6 +155,7 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> N
 
 HOLDER = """
 import pathlib, sys
+from ray_diffusion.tracking.journal import Journal
 from ray_diffusion.tracking.spool import Spool
 spool = Spool(pathlib.Path(sys.argv[1]))
 print("open", flush=True)
@@ -179,6 +181,7 @@ def test_a_second_opener_is_refused_naming_the_pid_until_the_first_is_gone(
 
 FULL_DISK = """
 import pathlib, resource, signal, sys
+from ray_diffusion.tracking.journal import Journal
 from ray_diffusion.tracking.spool import Spool
 path = pathlib.Path(sys.argv[1])
 spool = Spool(path)
@@ -212,10 +215,10 @@ def test_points_wait_in_memory_while_the_disk_is_full(path: Path) -> None:
 def test_points_beyond_the_memory_bound_are_counted_and_recorded_after_a_restart(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_diffusion.tracking.spool.PENDING_EVENTS", 2)
+    monkeypatch.setattr("ray_diffusion.tracking.journal.PENDING_LINES", 2)
     spool = Spool(path)
     with monkeypatch.context() as full:
-        full.setattr(spool, "_drain", lambda: None)
+        full.setattr(Journal, "_drain", lambda journal: None)
         for step in range(4):
             spool.log(step, {"loss": 0.0})
     assert spool.lost == 2

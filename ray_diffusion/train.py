@@ -1,6 +1,7 @@
 """Train a diffusion model on Ray: on this machine, on RAY_ADDRESS, or inside a Ray job.
 
-The same command again continues the run, whatever stopped it.
+The same command again continues the run, whatever stopped it. mlflow:RUN_ID starts a run again, as
+NAME-again, from nothing but its page in MLflow.
 """
 
 import sys
@@ -12,15 +13,20 @@ def main(argv: list[str]) -> None:
     """Train, or say why not.
 
     Args:
-        argv: ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run | --profile]``.
+        argv: ``[PRESET | FILE.yaml | mlflow:RUN_ID] [key.path=value ...] [--dry-run | --profile]``.
     """
-    options = config.command_line(argv, verb="train", doc=__doc__)
+    from ray_diffusion.cluster.reproduce import SCHEME, Reproduction
+
+    page = Reproduction()
+    options = config.command_line(argv, verb="train", doc=__doc__, fetch={SCHEME: page.fetch})
     from ray_diffusion.cluster.connect import connected
     from ray_diffusion.cluster.lineage import ship_leftovers
     from ray_diffusion.cluster.plan import prepare
 
     plan = prepare(options.config)
     print(plan.describe(), flush=True)
+    for line in page.differences(plan.identity.tags):
+        errors.warn(line)
     if plan.finished and not (options.dry_run or options.profile):
         print("\nalready finished; another run.name starts anew\n")
         if not plan.finished.shipped:

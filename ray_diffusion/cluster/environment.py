@@ -7,6 +7,12 @@ from contextlib import contextmanager
 from ray_diffusion.errors import UsageError
 from ray_diffusion.storage import options
 
+TRACKING_CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+
 
 def forwarded(names: Sequence[str]) -> dict[str, str]:
     """The environment variables that are to be handed on.
@@ -24,6 +30,11 @@ def forwarded(names: Sequence[str]) -> dict[str, str]:
     if missing:
         raise UsageError(f"forward_env: {', '.join(missing)} is not set here")
     return {name: os.environ[name] for name in names}
+
+
+def tracking_credentials() -> dict[str, str]:
+    """Those of MLflow's credentials that are set here; they travel as ``forwarded`` does."""
+    return {name: os.environ[name] for name in TRACKING_CREDENTIALS if name in os.environ}
 
 
 @contextmanager

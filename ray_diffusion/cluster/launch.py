@@ -1,17 +1,19 @@
 """The only place that starts training on Ray: one launch of a run, and its records."""
 
-import json
 import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
 from ray_diffusion import config as configs
 from ray_diffusion.cluster import warm_start
-from ray_diffusion.cluster.environment import forwarded
+from ray_diffusion.cluster.attempt import begin, on_cluster
+from ray_diffusion.cluster.environment import forwarded, tracking_credentials
+from ray_diffusion.cluster.exported import export, folder_of
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.group import Group
 from ray_diffusion.cluster.lease import held
@@ -30,12 +32,12 @@ from ray_diffusion.errors import (
     warn,
 )
 from ray_diffusion.storage import Directory
+from ray_diffusion.tracking.registry import MODEL
 from ray_diffusion.tracking.run import find_or_create
 from ray_diffusion.tracking.tracker import Tracker
 from ray_diffusion.training import checkpoint
 
 MLFLOW_WAIT_S = 20.0  # for the run's id at the start; afterwards the spool is enough
-MODEL_FILES = ("config.yaml", "ema.safetensors")
 STATUSES = {Diverged: ("diverged", "FAILED"), Preempted: ("preempted", "KILLED")}
 
 
@@ -55,7 +57,8 @@ def fit(plan: Plan) -> Summary:
     """
     with held(plan.run, _end_at_once):
         warm_start.prepare(plan.config, plan.run, plan.identity.uri)
-        return _launched(plan, fitted_to_cluster(plan.config))
+        identity = on_cluster(plan.identity, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        return _launched(replace(plan, identity=identity), fitted_to_cluster(plan.config))
 
 
 def _end_at_once(message: str) -> None:
@@ -65,24 +68,26 @@ def _end_at_once(message: str) -> None:
 
 
 def _launched(plan: Plan, config: Config) -> Summary:
-    summary = Summary("failed", plan.run.url, tracking_uri=plan.identity.uri)
+    summary = Summary("failed", plan.run.url, tracking_uri=plan.identity.shown_uri)
     failure: RayDiffusionError | None = None
-    mlflow_status, started = "FINISHED", time.monotonic()
+    mlflow_status = "FINISHED"
     spools = spool_directory(config, plan.identity)
+    # The key before the run that it finds: a kill between them must not leave two runs.
+    attempt = begin(plan.run, plan.identity)
     with Tracker(spools, "driver", plan.identity) as tracker:
         files = RunFiles(plan.run, spools, tracker)
         files.write(CONFIG, configs.dump(plan.config))
-        # The key before the run that it finds: a kill between them must not leave two runs.
-        plan.run.write(ORIGIN, _origin(plan, None))
+        attempt.write_lineage(plan.run, files)
         run_id = summary.mlflow_run_id = _mlflow_run(plan)
-        files.write(ORIGIN, _origin(plan, run_id))
+        files.write(ORIGIN, attempt.origin(run_id))
         tracker.status("RUNNING")
         group = Group(config)
-        environment = forwarded(config.cluster.forward_env)
+        environment = forwarded(config.cluster.forward_env) | tracking_credentials()
         assignment = Assignment(config, plan.identity, run_id, group.board, environment)
+        started = time.monotonic()
         try:
             group.train(vars(assignment))
-            _export_model(plan, files)
+            _export_model(plan, files, tracker)
             summary.status = "finished"
         except RayDiffusionError as error:
             failure = error
@@ -91,6 +96,10 @@ def _launched(plan: Plan, config: Config) -> Summary:
         told = group.told()
         summary.restarts = told.get("restarts", 0)
         _tell_state(summary, plan.run)
+        workers = told.get("workers", 0 if told else config.cluster.least_workers)
+        cost = attempt.cost(plan.run, config, workers, summary.seconds)
+        tracker.log(summary.images_seen, cost)
+        summary.cpu_hours, summary.gpu_hours = cost["run/cpu_hours"], cost["run/gpu_hours"]
         summary.shipped = False
         summary.write(plan.run)  # before the wait for MLflow, lest a kill in it leave none
         summary.shipped = tracker.finish(mlflow_status) and told.get("shipped", False)
@@ -112,24 +121,18 @@ def _tell_state(summary: Summary, run: Directory) -> None:
         summary.metrics, summary.best = facts["metrics"], facts["best"]
 
 
-def _export_model(plan: Plan, files: RunFiles) -> None:
-    """Write ``model/``: what sampling needs of the newest checkpoint, and no more."""
+def _export_model(plan: Plan, files: RunFiles, tracker: Tracker) -> None:
+    """Write ``model/``, of the newest checkpoint, and have it registered where it is to be."""
     with tempfile.TemporaryDirectory() as scratch:
         source, model = Path(scratch, "checkpoint"), Path(scratch, "model")
         source.mkdir()
         checkpoint.fetch_newest(plan.run, source, warn)
-        model.mkdir()
-        for name in MODEL_FILES:
-            (source / name).rename(model / name)
-        state = json.loads((source / "state.json").read_text())
-        (model / "profile.json").write_text(json.dumps(state["profile"]))
-        files.publish(model, "model")
-
-
-def _origin(plan: Plan, run_id: str | None) -> str:
-    identity = plan.identity
-    facts = {"run_key": identity.run_key, "mlflow_run_id": run_id} | dict(identity.tags)
-    return json.dumps(facts, indent=1)
+        tags = export(source, model)
+        files.publish(model, MODEL)
+        if name := plan.config.tracking.registered_model:
+            folder = folder_of(model)
+            files.publish(model, folder)  # model/ changes when the run goes on, a version never
+            tracker.register(name, folder, tags)
 
 
 def _mlflow_run(plan: Plan) -> str | None:

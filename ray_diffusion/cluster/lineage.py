@@ -2,17 +2,23 @@
 
 import json
 import secrets
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
+from ray_diffusion import config as configs
 from ray_diffusion.config import Config, flatten
 from ray_diffusion.diffusion import profile, schedule
+from ray_diffusion.errors import UsageError
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, cache_dir
-from ray_diffusion.tracking.identity import RunIdentity, lineage_tags, tracking_uri
+from ray_diffusion.tracking.environment import lineage_tags
+from ray_diffusion.tracking.identity import RunIdentity, tracking_uri
+from ray_diffusion.tracking.spool import Spool
 from ray_diffusion.tracking.tracker import Role, Tracker
 
-ORIGIN = "run.json"
+CONFIG, ORIGIN = "config.yaml", "run.json"
 
 
 def run_directory(config: Config) -> Directory:
@@ -55,35 +61,101 @@ def identity(config: Config, dataset_fingerprint: str) -> RunIdentity:
     Raises:
         ConfigError: If no tracking URI follows from the configuration.
     """
-    uri, artifacts = tracking_uri(config.tracking.uri, config.run.storage_url)
-    return RunIdentity(
-        name=config.run.name,
-        run_key=run_key(run_directory(config)),
-        experiment=config.tracking.experiment,
-        uri=uri,
-        artifact_location=artifacts,
-        params={key: str(value) for key, value in flatten(config).items()},
-        tags=lineage_tags()
-        | {
-            "ray_diffusion.dataset_fingerprint": dataset_fingerprint,
-            "ray_diffusion.schedule_fingerprint": schedule.fingerprint(logsnr_table(config)),
-            "ray_diffusion.score_fingerprint": profile.fingerprint(),
-        },
-    )
+    fingerprints = {
+        "ray_diffusion.dataset_fingerprint": dataset_fingerprint,
+        "ray_diffusion.schedule_fingerprint": schedule.fingerprint(logsnr_table(config)),
+        "ray_diffusion.score_fingerprint": profile.fingerprint(),
+    }
+    return _identity(config, run_key(run_directory(config)), lineage_tags() | fingerprints)
 
 
-def ship_leftovers(config: Config, origin: RunIdentity) -> tuple[bool, str | None]:
-    """Ship what earlier processes on this machine recorded of a run and MLflow does not have.
+def recorded(run: Directory, uri: str | None = None) -> tuple[Config, RunIdentity]:
+    """A run as its last launch wrote it down, with the lineage of that launch.
+
+    Args:
+        run: The run's directory; it may have been moved since.
+        uri: Where MLflow is now, instead of where the configuration says.
+
+    Returns:
+        The configuration, at home where the run is now, and the MLflow run.
+
+    Raises:
+        UsageError: If this is no run's directory.
+        ConfigError: If no tracking URI follows from the configuration.
+    """
+    config, origin = run.read(CONFIG), run.read(ORIGIN)
+    if config is None or origin is None:
+        raise UsageError(f"{run.url} is no run: it has no {CONFIG if config is None else ORIGIN}")
+    storage_url, name = run.url.rsplit("/", 1)
+    moved = {"run.storage_url": storage_url, "run.name": name}
+    told = configs.from_yaml(config.decode(), f"{run.url}/{CONFIG}")
+    told = configs.override(told, moved | ({} if uri is None else {"tracking.uri": uri}))
+    tags = json.loads(origin)
+    key, _, _ = tags.pop("run_key"), tags.pop("mlflow_run_id"), tags.pop("attempts", None)
+    return told, _identity(told, key, tags)
+
+
+def leftovers(config: Config, origin: RunIdentity) -> dict[Role, int]:
+    """What this machine's spools hold of a run that MLflow does not have.
 
     Args:
         config: The resolved configuration.
         origin: The MLflow run.
 
     Returns:
-        Whether MLflow has everything now, and the id of its run, if it could be asked.
+        Points by role: 0 where only files or states wait, nothing where nothing does.
+
+    Raises:
+        UsageError: If a process is recording the run now.
     """
-    spools = spool_directory(config, origin)
-    roles = [role for role in get_args(Role) if (spools / f"{role}.jsonl").exists()]
-    trackers = [Tracker(spools, role, origin) for role in roles]
-    shipped = all([tracker.finish() for tracker in trackers])
-    return shipped, next((tracker.run_id for tracker in trackers if tracker.run_id), None)
+    found: dict[Role, int] = {}
+    for role, path in _spools(config, origin).items():
+        with closing(Spool(path)) as spool:
+            if not spool.drained:
+                found[role] = spool.backlog
+    return found
+
+
+def ship_leftovers(
+    config: Config, origin: RunIdentity, patience_s: float = 10.0
+) -> tuple[bool, str | None]:
+    """Ship what earlier processes on this machine recorded of a run and MLflow does not have.
+
+    Args:
+        config: The resolved configuration.
+        origin: The MLflow run.
+        patience_s: Give up when no point has arrived for so long, in seconds.
+
+    Returns:
+        Whether MLflow has everything now, and the id of its run, if it could be asked.
+
+    Raises:
+        UsageError: If a process is recording the run now.
+    """
+    spools = _spools(config, origin)
+    while True:
+        trackers = [Tracker(path.parent, role, origin) for role, path in spools.items()]
+        waited = sum(tracker.backlog for tracker in trackers)
+        shipped = all([tracker.finish(deadline_s=patience_s) for tracker in trackers])
+        if shipped or sum(tracker.backlog for tracker in trackers) == waited:
+            return shipped, next((tracker.run_id for tracker in trackers if tracker.run_id), None)
+
+
+def _identity(config: Config, run_key: str, tags: Mapping[str, str]) -> RunIdentity:
+    uri, artifacts = tracking_uri(config.tracking.uri, config.run.storage_url)
+    return RunIdentity(
+        name=config.run.name,
+        run_key=run_key,
+        experiment=config.tracking.experiment,
+        uri=uri,
+        artifact_location=artifacts,
+        params={key: str(value) for key, value in flatten(config).items()},
+        tags=tags,
+    )
+
+
+def _spools(config: Config, origin: RunIdentity) -> dict[Role, Path]:
+    """The spools that a run has on this machine."""
+    directory = spool_directory(config, origin)
+    paths = {role: directory / f"{role}.jsonl" for role in get_args(Role)}
+    return {role: path for role, path in paths.items() if path.exists()}

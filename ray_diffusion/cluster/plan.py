@@ -72,7 +72,7 @@ class Plan:
             "training": f"{steps:,} steps of {c.data.global_batch_size} = {images:,} images "
             f"({images / self.train_images:.0f} epochs), {c.training.precision}",
             "workers": f"{self._workers()} on {'GPUs' if c.cluster.use_gpu else 'CPUs'}",
-            "tracking": f"{self.identity.uri}, experiment {c.tracking.experiment}",
+            "tracking": f"{self.identity.shown_uri}, experiment {c.tracking.experiment}",
         }
         return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
 

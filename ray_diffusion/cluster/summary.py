@@ -33,9 +33,11 @@ class Summary:
         best: The metrics of the best validation.
         checkpoint: The newest checkpoint, or None.
         mlflow_run_id: The MLflow run, or None if MLflow was never reached.
-        tracking_uri: Where MLflow is.
+        tracking_uri: Where MLflow is, without a password.
         seconds: How long the launch took, from the start of its workers.
         restarts: How often the workers were started again within the launch.
+        cpu_hours: Hours times CPUs of the workers, over all launches.
+        gpu_hours: Hours times GPUs of the workers, over all launches.
         shipped: Whether MLflow has all that was recorded.
     """
 
@@ -50,6 +52,8 @@ class Summary:
     tracking_uri: str = ""
     seconds: float = 0.0
     restarts: int = 0
+    cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
     shipped: bool = True
 
     def write(self, run: Directory) -> None:
@@ -62,6 +66,9 @@ class Summary:
             "status": f"{self.status} after {self.images_seen:,} images, {self.steps:,} steps"
             + (f", {self.seconds:.0f} s" if self.seconds else "")
             + (f", {self.restarts} restarts" if self.restarts else ""),
+            "spent": f"{self.cpu_hours:.2f} CPU-hours, {self.gpu_hours:.2f} GPU-hours"
+            if self.cpu_hours
+            else "",
             "last": _metrics(self.metrics),
             "best": _metrics(self.best),
             "run": self.run,

@@ -9,14 +9,14 @@ any other takes the fields of its own flat model::
     request = config.request(argv, SampleRequest, verb="sample", doc=__doc__, positional=["model"])
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel
 
 from ray_diffusion.config.help import request_help, run_help
-from ray_diffusion.config.loading import dump, load, parse, split_flags
+from ray_diffusion.config.loading import Fetch, dump, load, parse, split_flags
 from ray_diffusion.config.schema import Config
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,8 +31,14 @@ class Options:
     profile: bool
 
 
-def command_line(argv: Sequence[str], *, verb: str, doc: str | None) -> Options:
-    """Read ``[PRESET | FILE.yaml] [key.path=value ...] [--dry-run | --profile]``.
+def command_line(
+    argv: Sequence[str],
+    *,
+    verb: str,
+    doc: str | None,
+    fetch: Mapping[str, Fetch] | None = None,
+) -> Options:
+    """Read ``[PRESET | FILE.yaml | SCHEME:RUN] [key.path=value ...] [--dry-run | --profile]``.
 
     ``--help`` and ``--print-config`` print to stdout and end the process here.
 
@@ -40,6 +46,7 @@ def command_line(argv: Sequence[str], *, verb: str, doc: str | None) -> Options:
         argv: The arguments behind the verb.
         verb: The verb's name, for ``--help``.
         doc: The verb's docstring, for ``--help``.
+        fetch: By scheme, how to get the config of a run that is recorded elsewhere; see ``load``.
 
     Raises:
         ConfigError: With every problem at once.
@@ -49,7 +56,7 @@ def command_line(argv: Sequence[str], *, verb: str, doc: str | None) -> Options:
     if "--help" in flags:
         print(run_help(verb, doc), end="")
         raise SystemExit(0)
-    config = load(rest)
+    config = load(rest, fetch)
     if "--print-config" in flags:
         print(dump(config), end="")
         raise SystemExit(0)

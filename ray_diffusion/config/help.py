@@ -25,7 +25,7 @@ NARROWEST_RIGHT: Final = 24  # columns; a narrower terminal has to wrap by itsel
 HARD_BLANK: Final = "\0"  # a blank that lines are not broken at, until the page is done
 
 RUN_USAGE: Final = (
-    "[PRESET | FILE.yaml]",
+    "[PRESET | FILE.yaml | mlflow:RUN_ID]",
     "[key.path=value ...]",
     "[--dry-run | --profile]",
     "[--print-config]",

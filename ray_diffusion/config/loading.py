@@ -3,7 +3,7 @@
 Precedence is defaults, then the preset or file, then ``key=value``, whatever their order.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
@@ -19,21 +19,30 @@ FLAGS: Final = ("--dry-run", "--profile", "--print-config", "--help")
 
 M = TypeVar("M", bound=BaseModel)
 
+Fetch = Callable[[str, Mapping[str, Any]], str]
+"""Brings the YAML text of a run's config, given its word and the values typed beside it."""
 
-def load(argv: Sequence[str]) -> Config:
-    """The config of a run from ``[PRESET | FILE.yaml] [key.path=value ...]``.
+
+def load(argv: Sequence[str], fetch: Mapping[str, Fetch] | None = None) -> Config:
+    """The config of a run from ``[PRESET | FILE.yaml | SCHEME:RUN] [key.path=value ...]``.
 
     Args:
         argv: The arguments, without the flags; see ``split_flags``.
+        fetch: By scheme, how to get the config of a run that is recorded elsewhere. The config is
+            then of a new run, NAME-again unless it is named, to which nothing is allowed yet.
 
     Raises:
         ConfigError: With every problem at once.
     """
-    words, settings = _split_words(argv)
+    words, settings = _split_words(_joined(argv, Config))
     keys = [word for word in words if word in leaves(Config)]
     base, *surplus = [word for word in words if word not in keys] or [presets.DEFAULT]
     gathering = Gathering(Config, FLAGS)
-    _add_base(gathering, base)
+    scheme = base.partition(":")[0]
+    if fetch and scheme in fetch:
+        _add_recorded(gathering, base, settings, fetch[scheme])
+    else:
+        _add_base(gathering, base)
     gathering.add_arguments(settings)
     for word in keys:
         gathering.lacks_value(word)
@@ -60,7 +69,7 @@ def parse(
     Raises:
         ConfigError: With every problem at once.
     """
-    words, settings = _split_words(argv)
+    words, settings = _split_words(_joined(argv, model))
     gathering = Gathering(model, flags)
     gathering.add_arguments(settings)
     for name in positional:
@@ -127,9 +136,35 @@ def split_flags(argv: Sequence[str], known: Collection[str] = FLAGS) -> tuple[se
     return flags, [argument for argument in spelt_out if argument not in flags]
 
 
+def _joined(argv: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """The arguments, with ``--KEY WORD`` as ``--KEY=WORD`` for each key that takes a value."""
+    takes = {f"--{key}" for key, field in leaves(model).items() if field.annotation is not bool}
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] in takes and not _is_setting(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def _split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    words = [argument for argument in argv if "=" not in argument and not argument.startswith("-")]
-    return words, [argument for argument in argv if "=" in argument or argument.startswith("-")]
+    words = [argument for argument in argv if not _is_setting(argument)]
+    return words, [argument for argument in argv if _is_setting(argument)]
+
+
+def _is_setting(argument: str) -> bool:
+    return "=" in argument or argument.startswith("-")
+
+
+def _add_recorded(
+    gathering: Gathering[Config], word: str, settings: Sequence[str], fetch: Fetch
+) -> None:
+    typed = Gathering(Config)
+    typed.add_arguments(settings)
+    gathering.add_text(fetch(word, typed.values), word)
+    name = gathering.values.get("run.name", Config().run.name)
+    gathering.values |= {"run.name": f"{name}-again", "run.allow": ()}
 
 
 def _add_base(gathering: Gathering[Config], word: str) -> None:

@@ -7,6 +7,7 @@ must hold, and what to say when it does not; ``{section.key}`` in the message be
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
+from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.config.schema import Config
 from ray_diffusion.config.tree import leaves
 
@@ -18,6 +19,18 @@ class Rule(NamedTuple):
     holds: Callable[[Config], bool]
     message: str
 
+
+def _no_password(key: str, location: Callable[[Config], str], advice: str) -> Rule:
+    return Rule(
+        (key,),
+        lambda c: without_passwords(location(c)) == location(c),
+        f"must not hold a password, as all records of the run would; {advice}",
+    )
+
+
+STORAGE_ADVICE: Final = (
+    "the storage's client takes its credentials from environment variables, see cluster.forward_env"
+)
 
 RULES: Final = (
     Rule(
@@ -166,6 +179,16 @@ RULES: Final = (
         lambda c: c.sampler.guidance_scale == 1 or c.model.num_classes != 0,
         "guidance needs classes; set model.num_classes above 0, or guidance_scale=1",
     ),
+    _no_password(
+        "tracking.uri",
+        lambda c: c.tracking.uri or "",
+        "put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+        "or the whole URI into MLFLOW_TRACKING_URI",
+    ),
+    _no_password("run.storage_url", lambda c: c.run.storage_url, STORAGE_ADVICE),
+    _no_password("run.init_from", lambda c: c.run.init_from or "", STORAGE_ADVICE),
+    _no_password("data.dataset_url", lambda c: c.data.dataset_url, STORAGE_ADVICE),
+    _no_password("data.mixture_urls", lambda c: " ".join(c.data.mixture_urls), STORAGE_ADVICE),
 )
 
 

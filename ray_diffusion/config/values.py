@@ -44,6 +44,18 @@ def _printable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_printable)]
 
 
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            "must be 1 to 100 letters, digits, dots, dashes or underscores, "
+            "the first a letter or digit"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+
+
 SECRET: Final = r"key|secret|token|password|credential|connection_string|sas"
 # The names in a JSON value count as names too, and a URL can hold a password.
 SECRET_VALUE: Final = re.compile(rf'"[^"]*({SECRET})[^"]*"\s*:|://[^/]*@', re.IGNORECASE)

@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import TrackingError
 from ray_diffusion.tracking.identity import sqlite_path
 
@@ -88,5 +89,5 @@ def brief(error: BaseException) -> str:
     while not isinstance(error, TrackingError) and (below := root.__cause__ or root.__context__):
         root = below
     said = root.strerror if isinstance(root, OSError) and root.strerror else str(error)
-    line = (said.splitlines() or [""])[0].strip() or type(error).__name__
+    line = without_passwords((said.splitlines() or [""])[0].strip()) or type(error).__name__
     return line if len(line) <= BRIEF_CHARACTERS else f"{line[:BRIEF_CHARACTERS]}…"

@@ -1,4 +1,4 @@
-"""Which MLflow run a training belongs to, and what it was made from.
+"""Which MLflow run a training belongs to.
 
 A run is found by the key that its directory holds, and never by a name or by state kept in a
 process. So a retried job, a restarted worker and a resumed trial all arrive at the same run.
@@ -6,25 +6,18 @@ process. So a retried job, a restarted worker and a resumed trial all arrive at 
 
 import getpass
 import os
-import platform
 import re
-import shlex
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
+from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import ConfigError
 
 KEY_TAG = "ray_diffusion.run_key"
 
-GIT_TIMEOUT_S = 5.0
-"""A work tree on a slow network disk must not hold up the start of a run."""
-
-VERSIONED = ("ray-diffusion", "torch", "ray", "mlflow", "numpy")
+PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own name: its pages show a run below its parent."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +33,8 @@ class RunIdentity:
     experiment: str
     """Name of the experiment; made if missing."""
 
-    uri: str
-    """Where MLflow is, see `tracking_uri`."""
+    uri: str = field(repr=False)
+    """Where MLflow is, see `tracking_uri`. It may hold a password: to be shown without it."""
 
     artifact_location: str | None = None
     """Where a new experiment keeps artifacts; None leaves it to the server."""
@@ -50,7 +43,20 @@ class RunIdentity:
     """Dotted config keys. Values are cut to what MLflow takes; the whole config is an artifact."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
-    """`lineage_tags` and whatever else the run should be found by."""
+    """`environment.lineage_tags` and whatever else the run should be found by."""
+
+    parent_run_id: str | None = None
+    """The run that this one is a part of, such as a sweep's; it joins the tags."""
+
+    def __post_init__(self) -> None:
+        if self.parent_run_id is not None:
+            tags = dict(self.tags) | {PARENT_TAG: self.parent_run_id}
+            object.__setattr__(self, "tags", tags)
+
+    @property
+    def shown_uri(self) -> str:
+        """`uri` as it may be shown to anyone."""
+        return without_passwords(self.uri)
 
 
 def tracking_uri(configured: str | None, storage_url: str) -> tuple[str, str | None]:
@@ -101,27 +107,6 @@ def sqlite_path(uri: str) -> Path | None:
     return _local(match[1]) if match else None
 
 
-def lineage_tags() -> dict[str, str]:
-    """What made the run: code, versions, command and host, as far as they can be told."""
-    tags = {
-        "command": _command(),
-        "host": socket.gethostname(),
-        "version.python": platform.python_version(),
-        # MLflow's own names: its pages show these two beside the run.
-        "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "mlflow.user": user(),
-    }
-    for package in VERSIONED:
-        try:
-            tags[f"version.{package}"] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    if commit := _git("rev-parse", "HEAD"):
-        tags["git.commit"] = tags["mlflow.source.git.commit"] = commit
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    return tags
-
-
 def _is_remote(url: str) -> bool:
     return "://" in url.removeprefix("file://")
 
@@ -130,34 +115,9 @@ def _local(path: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path.removeprefix("file://"))))
 
 
-def _command() -> str:
-    """The command line, without passwords in URLs."""
-    words = [Path(sys.executable).name, *sys.orig_argv[1:]]
-    return re.sub(r"(://[^/@\s:]*):[^/@\s]*@", r"\1:***@", shlex.join(words))
-
-
 def user() -> str:
     """Who runs this process, by name, or by number where there is none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name
         return str(os.getuid())
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says about this package's source; None if it is not a work tree of its own."""
-    here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
-    # Locks are for git's own index refresh, which a run must not do under the user's hands.
-    quiet = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        # An installed copy may lie inside a work tree of something else: only a tracked file tells.
-        for command in ([*git, "ls-files", "--error-unmatch", here.name], [*git, *arguments]):
-            done = subprocess.run(
-                command, capture_output=True, text=True, env=quiet, timeout=GIT_TIMEOUT_S
-            )
-            if done.returncode:
-                return None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip()

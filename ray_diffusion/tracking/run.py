@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import TrackingError
 from ray_diffusion.tracking.client import brief, connect, is_missing
 from ray_diffusion.tracking.identity import KEY_TAG, RunIdentity
@@ -49,7 +50,7 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:
     """
     if not uri.startswith(("http://", "https://")):
         return None
-    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{without_passwords(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def find_or_create(
@@ -83,7 +84,9 @@ def find_or_create(
     thread.start()
     thread.join(deadline_s)
     if not outcome:
-        raise TrackingError(f"MLflow at {identity.uri} did not answer within {deadline_s:g} s")
+        raise TrackingError(
+            f"MLflow at {identity.shown_uri} did not answer within {deadline_s:g} s"
+        )
     if isinstance(outcome[0], TrackingError):
         raise outcome[0]
     return outcome[0]
@@ -105,7 +108,7 @@ def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
         raise
     # Everything: MLflow raises its own errors, requests', SQLAlchemy's and the drivers' of both.
     except Exception as error:
-        raise TrackingError(f"MLflow at {identity.uri}: {brief(error)}") from error
+        raise TrackingError(f"MLflow at {identity.shown_uri}: {brief(error)}") from error
 
 
 @contextlib.contextmanager

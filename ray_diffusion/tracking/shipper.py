@@ -132,4 +132,4 @@ class Shipper:
         self._pause_s = self._period_s
         if self._in_outage:
             self._in_outage = False
-            logger.warning("MLflow at %s answers again", self._identity.uri)
+            logger.warning("MLflow at %s answers again", self._identity.shown_uri)

@@ -50,6 +50,16 @@ def test_overrides_beat_the_file_and_the_file_beats_defaults(tmp_path: Path):
     assert (run.optim.lr, run.optim.weight_decay, run.optim.grad_clip) == (0.125, 0.25, 1.0)
 
 
+def test_a_flag_takes_the_next_word_unless_that_is_a_setting_itself():
+    assert config.load(["--optim.lr", "0.5", "digits"]).optim.lr == 0.5
+    assert config.load(["--data.horizontal-flip", "digits"]).data.horizontal_flip
+    assert problems_of("--optim.lr", "--x", "--run.seed", "optim.lr=1") == [
+        "--optim.lr: needs a value, as in --optim.lr=VALUE",
+        "--x: unknown flag",
+        "--run.seed: needs a value, as in --run.seed=VALUE",
+    ]
+
+
 def test_the_last_of_two_overrides_wins():
     assert config.load(["run.seed=1", "run.seed=2"]).run.seed == 2
 

@@ -48,6 +48,11 @@ def test_a_positional_tuple_takes_all_words():
     assert config.parse([], ServeRequest, ["models"]).models == ()
 
 
+def test_a_flag_takes_the_word_behind_it():
+    request = config.parse(["--out", "x.png", "a"], SampleRequest, ["model"])
+    assert request == SampleRequest(model="a", out="x.png")
+
+
 def test_a_bool_field_is_also_a_flag():
     assert config.parse(["a", "--dry-run"], SampleRequest, ["model"]).dry_run
 

@@ -112,6 +112,24 @@ BROKEN = {
         "sampler.guidance_scale: guidance needs classes; set model.num_classes above 0, "
         "or guidance_scale=1",
     ),
+    "password of MLflow": (
+        ["tracking.uri=https://me:secret@mlflow:5000"],
+        "tracking.uri: must not hold a password, as all records of the run would; put it into "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole URI into "
+        "MLFLOW_TRACKING_URI",
+    ),
+} | {
+    f"password in {key}": (
+        [f"{key}={value}"],
+        f"{key}: must not hold a password, as all records of the run would; the storage's client "
+        "takes its credentials from environment variables, see cluster.forward_env",
+    )
+    for key, value in {
+        "run.storage_url": "sftp://me:secret@host/runs",
+        "run.init_from": "sftp://me:secret@host/runs/digits",
+        "data.dataset_url": "https://me:secret@host/data",
+        "data.mixture_urls": "['s3://a/b', 'https://me:secret@host/data']",
+    }.items()
 }
 
 

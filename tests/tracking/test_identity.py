@@ -1,9 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ray_diffusion.errors import ConfigError
-from ray_diffusion.tracking.identity import lineage_tags, tracking_uri
+from ray_diffusion.tracking.client import connect
+from ray_diffusion.tracking.identity import PARENT_TAG, RunIdentity, tracking_uri
+from ray_diffusion.tracking.run import find_or_create
 
 
 def test_the_config_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +41,19 @@ def test_a_directory_is_no_tracking_uri(uri: str) -> None:
         tracking_uri(uri, "runs")
 
 
-def test_lineage_names_versions_host_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["python", "-m", "ray_diffusion.train", "tracking.uri=https://me:secret@mlflow"]
-    monkeypatch.setattr("sys.orig_argv", command)
-    tags = lineage_tags()
-    assert tags["version.torch"].startswith("2.")
-    assert {"host", "version.python", "version.ray", "version.mlflow"} <= tags.keys()
-    assert tags["command"].endswith("-m ray_diffusion.train tracking.uri=https://me:***@mlflow")
+def test_a_child_is_found_by_its_parent(identity: RunIdentity) -> None:
+    parent = find_or_create(replace(identity, run_key=f"{identity.run_key}-parent"))
+    child = find_or_create(replace(identity, parent_run_id=parent.run_id))
+    query = f"tags.`{PARENT_TAG}` = '{parent.run_id}'"
+    found = connect(identity.uri).search_runs([child.experiment_id], query)
+    assert [run.info.run_id for run in found] == [child.run_id]
+    assert found[0].data.tags["git.commit"] == "abc"
 
 
-def test_lineage_does_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert not {name for name in lineage_tags() if name.startswith("git")}
+def test_a_run_without_a_parent_says_nothing_of_one(identity: RunIdentity) -> None:
+    assert PARENT_TAG not in identity.tags
+
+
+def test_the_password_of_a_uri_is_not_in_what_python_prints() -> None:
+    identity = RunIdentity("digits", "key", "tests", "http://me:secret@mlflow")
+    assert "secret" not in repr(identity)

@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import json
+import re
+import shlex
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ray_diffusion import config, errors
+from ray_diffusion.config.values import Name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +24,21 @@ FILE, PAGE = "evaluation.json", "evaluation.html"
 SAMPLER_KEYS = ("solver", "num_inference_steps", "grid", "eta", "variance", "guidance_scale")
 
 
+def _alias(name: str) -> str:
+    if not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]{1,255}", name, re.IGNORECASE):
+        raise ValueError(
+            "must be letters, digits, dashes or underscores, and neither latest nor v1, v2, ..."
+        )
+    return name
+
+
 class EvaluateRequest(config.Values):
     """Which model is measured, and how."""
 
-    model: str = Field(description="A run's, checkpoint's or exported model's directory or URL.")
+    model: str = Field(
+        description="A run's, checkpoint's or exported model's directory or URL, or in MLflow "
+        "mlflow:RUN_ID, models:/NAME@ALIAS or models:/NAME/VERSION."
+    )
     num_images: config.Int = Field(default=500, ge=1, description="Images drawn with each seed.")
     seed: config.Int = Field(default=0, ge=0, description="Image i depends on (seed, i) alone.")
     seeds: config.Int = Field(
@@ -56,6 +70,33 @@ class EvaluateRequest(config.Values):
     guidance_scale: config.Float | None = Field(
         default=None, description="1 is off; null: the run's."
     )
+    promote: Annotated[str, AfterValidator(_alias)] | None = Field(
+        default=None,
+        description="Register the model, and give it this alias, such as champion, if it is "
+        "better than the one that has it.",
+    )
+    promote_by: str = Field(default="sample/fd", description="The figure that decides.")
+    registered_model: Name | None = Field(
+        default=None,
+        description="Name to promote under; null: the run's tracking.registered_model.",
+    )
+
+    @model_validator(mode="after")
+    def _promotes_what_is_registered(self) -> "EvaluateRequest":
+        if self.promote is not None and self.weights == "raw":
+            raise ValueError("weights: only averaged weights are registered; leave out promote")
+        return self
+
+    def again(self, resolved: dict[str, Any]) -> str:
+        """The ``key=value`` that measure another model in the same way.
+
+        Args:
+            resolved: What the model decided where this did not.
+        """
+        own = {"model", "out", "weights", "promote", "registered_model"}
+        given = self.model_dump(exclude=own, exclude_unset=True, exclude_none=True) | resolved
+        words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in given.items()}
+        return shlex.join(f"{key}={word}" for key, word in words.items())
 
 
 def main(argv: list[str]) -> None:
@@ -67,39 +108,58 @@ def main(argv: list[str]) -> None:
     request = config.request(
         argv, EvaluateRequest, verb="evaluate", doc=__doc__, positional=["model"]
     )
+    from ray_diffusion.tracking.registry import at_hand
+
+    with at_hand(request.model) as (name, place):
+        _measure(request, name, place)
+
+
+def _measure(request: EvaluateRequest, name: str, place: str) -> None:
+    """Measure the model that lies at a place under the name that it has for good."""
     from ray_diffusion import pipeline
+    from ray_diffusion.cluster import promotion
     from ray_diffusion.evaluation.features import features_of
     from ray_diffusion.evaluation.gallery import panels
     from ray_diffusion.evaluation.page import page
     from ray_diffusion.evaluation.report import evaluate, require_enough
 
     sampler = {key: getattr(request, key) for key in SAMPLER_KEYS}
-    drawer = pipeline.load(request.model, request.weights, sampler)
+    drawer = pipeline.load(place, request.weights, sampler, name if place != name else None)
+    trained = drawer.config
+    if request.promote:
+        configured = trained.tracking.registered_model
+        registered = promotion.name_for(name, request.registered_model, configured)
     train, val = _splits(drawer, request.dataset_url)
     require_enough(request.num_images, len(val))  # before the work
     features = features_of(request.features, train)
     labels = drawer.labels(request.num_images)
     seeds = [request.seed + i for i in range(request.seeds)]
     draws = [drawer.draw(labels, seed) for seed in seeds]
-    asked = labels if drawer.config.model.num_classes else None
+    asked = labels if trained.model.num_classes else None
     report = evaluate(draws, asked, train, val, features)
     report = _with_errors(report, drawer, val, request.flow)
     facts = {
-        "name": drawer.config.run.name,
+        "name": trained.run.name,
         "model": drawer.source,
         "weights": request.weights,
         "num_images": request.num_images,
         "seeds": seeds,
-        "dataset_url": request.dataset_url or drawer.config.data.dataset_url,
-        "image_size": drawer.config.data.image_size,
-        "sampler": drawer.config.sampler.model_dump(),
+        "dataset_url": request.dataset_url or trained.data.dataset_url,
+        "image_size": trained.data.image_size,
+        "sampler": trained.sampler.model_dump(),
     } | report.to_dict()
     print(f"{drawer.source}, {request.num_images} images, seeds {seeds}\n{report.table()}")
     files = {
         FILE: json.dumps(facts, indent=1),
         PAGE: page(facts, panels(draws[0], asked, report, train, val, _png)),
     }
-    _keep(request, drawer, report, files)
+    _keep(request.out, place, drawer, report, files)
+    if request.promote:
+        version = promotion.registered(name, drawer.source, place, registered)
+        chosen = trained.sampler.model_dump(include=set(SAMPLER_KEYS))  # the rest is the model's
+        again = request.again({"dataset_url": facts["dataset_url"]} | chosen)
+        said = facts | {"sampler": chosen}
+        print(promotion.promoted(version, request.promote, request.promote_by, said, again))
 
 
 def _with_errors(report: "Report", drawer: "Pipeline", val: "Dataset", flow: bool) -> "Report":
@@ -158,20 +218,20 @@ def _png(image: "Tensor") -> bytes:
 
 
 def _keep(
-    request: EvaluateRequest, drawer: "Pipeline", report: "Report", files: dict[str, str]
+    out: str | None, place: str, drawer: "Pipeline", report: "Report", files: dict[str, str]
 ) -> None:
     """Write the files where they were asked for, or into the run and to MLflow."""
     from ray_diffusion.cluster import summary
     from ray_diffusion.cluster.record import add_evaluation
     from ray_diffusion.storage import Directory
 
-    where = Directory(request.out or request.model)
+    where = Directory(out or place)
     shipped = True
-    if request.out is not None:
+    if out is not None:
         for name, content in files.items():
             where.write(name, content)
     elif summary.read(where) is None:
-        return  # an exported model, or a lone checkpoint: no run to add to
+        return  # an exported or registered model, or a lone checkpoint: no run to add to
     else:
         # The run logged its own val/ metrics as it was trained.
         figures = {
@@ -179,7 +239,7 @@ def _keep(
             for name, figure in report.figures.items()
             if not name.startswith("val/")
         }
-        shipped = add_evaluation(where, drawer.source, report.dataset_fingerprint, figures, files)
+        shipped = add_evaluation(where, drawer.source, figures, files)
     print(f"{where.url}/{PAGE} and {FILE}" + ("" if shipped else "; not yet in MLflow"))
 
 

@@ -182,13 +182,19 @@ class Pipeline:
         return torch.cat(parts)
 
 
-def load(model: str, weights: str = "ema", sampler: dict[str, object] | None = None) -> Pipeline:
+def load(
+    model: str,
+    weights: str = "ema",
+    sampler: dict[str, object] | None = None,
+    name: str | None = None,
+) -> Pipeline:
     """Load a trained model.
 
     Args:
         model: A run's directory, a checkpoint's, or an exported model's; a path or URL.
         weights: ``"ema"`` or ``"raw"``.
         sampler: Changes to the ``sampler`` section; None values are ignored.
+        name: Its source, where that is not the directory; None if it is.
 
     Returns:
         The pipeline, on the GPU if there is one.
@@ -201,7 +207,8 @@ def load(model: str, weights: str = "ema", sampler: dict[str, object] | None = N
     directory = Directory(model)
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch)
-        source = fetch(directory, local)
+        found = fetch(directory, local)
+        source = name or found
         file = local / WEIGHTS[weights]
         if not file.exists():
             raise UsageError(f"{source} has no {weights} weights ({WEIGHTS[weights]})")

@@ -20,7 +20,10 @@ SAMPLER_KEYS = ("solver", "num_inference_steps", "grid", "eta", "variance", "gui
 class SampleRequest(config.Values):
     """Which model draws what."""
 
-    model: str = Field(description="A run's, checkpoint's or exported model's directory or URL.")
+    model: str = Field(
+        description="A run's, checkpoint's or exported model's directory or URL, or in MLflow "
+        "mlflow:RUN_ID, models:/NAME@ALIAS or models:/NAME/VERSION."
+    )
     num_images: config.Int = Field(default=64, ge=1, le=1_000_000, description="How many images.")
     seed: config.Int = Field(default=0, ge=0, description="Image i depends on (seed, i) alone.")
     out: str = Field(
@@ -140,9 +143,11 @@ def main(argv: list[str]) -> None:
     """
     request = config.request(argv, SampleRequest, verb="sample", doc=__doc__, positional=["model"])
     from ray_diffusion import pipeline
+    from ray_diffusion.tracking.registry import at_hand
 
     sampler = {key: getattr(request, key) for key in SAMPLER_KEYS}
-    drawer = pipeline.load(request.model, request.weights, sampler)
+    with at_hand(request.model) as (name, place):
+        drawer = pipeline.load(place, request.weights, sampler, name if place != name else None)
     images, labels = _draw(request, drawer)
     classes = [*map(str, range(drawer.config.model.num_classes or 0)), "none"]
     try:

@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from toy_source import toy_source
 
 from ray_diffusion import errors, evaluate
@@ -38,7 +41,8 @@ def launched(run: Path, tmp_path: Path) -> Path:
     """A copy of the run with what a launch leaves beside the checkpoints."""
     copy = shutil.copytree(run, tmp_path / "runs" / "copy")
     (copy / "config.yaml").write_bytes((run / CHECKPOINT / "config.yaml").read_bytes())
-    (copy / "run.json").write_text(json.dumps({"run_key": "key-of-the-run"}))
+    origin = {"run_key": "key-of-the-run", "mlflow_run_id": None, "git.commit": "abc"}
+    (copy / "run.json").write_text(json.dumps(origin))
     Summary("finished", str(copy), images_seen=128, metrics={"train/loss": 1.0}).write(
         Directory(str(copy))
     )
@@ -106,6 +110,101 @@ def test_evaluate_keeps_what_it_finds_with_the_run_wherever_that_is_now(
     assert client.get_metric_history(logged.info.run_id, "sample/fd")[0].step == 128
     artifacts = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
     assert artifacts == {evaluate.PAGE, evaluate.FILE}
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, at import
+@pytest.mark.usefixtures("_quick_classifier")
+def test_the_better_model_is_promoted_and_only_if_it_was_measured_in_the_same_way(
+    launched: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(record, "MLFLOW_WAIT_S", 300.0)
+    uri = f"sqlite:///{launched.parent}/mlflow.db"
+    worse = shutil.copytree(launched, launched.parent / "worse")
+    (worse / "run.json").write_text(json.dumps({"run_key": "other", "mlflow_run_id": None}))
+    sharpen(launched / CHECKPOINT)
+
+    def evaluated(*words: str) -> str:
+        """The last line of a successful evaluation."""
+        code = errors.run(evaluate.main, [*words, "num_images=130"])
+        printed = capsys.readouterr()
+        assert (code, printed.err) == (0, "")
+        return printed.out.splitlines()[-1]
+
+    def champion() -> str:
+        return str(client.get_registered_model("digits").aliases["champion"])
+
+    first = evaluated(str(launched), "promote=champion", "registered_model=digits")
+    assert re.fullmatch(r"models:/digits@champion is version 1: sample/fd [\d.]+", first)
+
+    from ray_diffusion.tracking.client import connect
+
+    client = connect(uri)
+    version = client.get_model_version("digits", "1")
+    assert version.tags["ray_diffusion.image_shape"] == "1x8x8"
+    assert version.tags["ray_diffusion.images_seen"] == "128"
+    assert version.tags["ray_diffusion.run_key"] == "key-of-the-run"
+    assert version.tags["sampler.solver"] == "dpmpp_2m"
+    weights = load_file(launched / CHECKPOINT / "ema.safetensors").values()
+    assert version.tags["ray_diffusion.parameters"] == str(sum(w.numel() for w in weights))
+    state = json.loads((launched / CHECKPOINT / "state.json").read_text())
+    assert float(version.tags["val/score"]) == pytest.approx(
+        state["metrics"]["val/score"], rel=1e-5
+    )
+
+    # The champion again: the same version, by its alias, and as its run's.
+    assert evaluated("models:/digits@champion", "promote=champion") == first
+    assert evaluated(str(launched), "promote=champion", "registered_model=digits") == first
+
+    promote = [str(worse), "promote=champion", "registered_model=digits"]
+    assert re.fullmatch(
+        r"models:/digits@champion stays version 1: sample/fd [\d.]+, version 2 has [\d.]+",
+        evaluated(*promote),
+    )
+    assert champion() == "1"
+
+    # Measured with another seed it says nothing, until the champion is measured with that as well.
+    words = ["models:/digits/2", "promote=champion", "num_images=130", "seed=3"]
+    assert errors.run(evaluate.main, words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "sample/fd does not compare: models:/digits/1 was evaluated with seeds [0], " in line
+    _, command = line.split("; to measure models:/digits/1 so: python -m ray_diffusion.evaluate ")
+    assert evaluated(*shlex.split(command)).startswith("models:/digits@champion is version 1: ")
+
+    client.set_registered_model_alias("digits", "champion", "2")  # by hand
+    moved = evaluated("models:/digits/1", "promote=champion", "seed=3")
+    assert re.fullmatch(r"models:/digits@champion is version 1: .+, version 2 had [\d.]+", moved)
+    assert champion() == "1"
+
+
+def sharpen(checkpoint: Path) -> None:
+    """Make the averaged weights ten times as large: after one step they say next to nothing."""
+    file = checkpoint / "ema.safetensors"
+    save_file({name: 10 * weight for name, weight in load_file(file).items()}, file)
+    seal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["{run}", "promote=champion"], "promote: {run} is no trained run; give its directory, "),
+        (["{launched}", "promote=champion"], "promote: the run has no tracking.registered_model; "),
+        (["{launched}", "promote=latest"], "promote: must be letters, digits, dashes or "),
+        (["{launched}", "promote=v1"], "promote: must be letters, digits, dashes or "),
+        (["{launched}", "registered_model=a/b"], "registered_model: must be 1 to 100 letters, "),
+        (["{launched}", "promote=champion", "weights=raw"], "weights: only averaged weights are "),
+        (["models:/digits@champion", "promote=champion"], "has no models:/digits@champion"),
+        (["mlflow:0123", "promote=champion"], "has no mlflow:0123"),
+    ],
+)
+def test_what_cannot_be_promoted_is_refused_before_the_work(
+    run: Path, launched: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+):
+    words = [word.format(run=run, launched=launched) for word in words]
+    assert errors.run(evaluate.main, words) == 2
+    printed = capsys.readouterr()
+    [found] = printed.err.splitlines()
+    assert line.format(run=run) in found
+    assert printed.out == ""
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 from ray_diffusion.errors import UsageError
 
 FINGERPRINTS = ("dataset", "features", "codec", "score")
+DRAWING = ("seeds", "sampler")  # what decides, beside the model, which images are drawn
 
 
 def rank(evaluations: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
@@ -43,6 +44,29 @@ def rank(evaluations: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[
         return math.inf if math.isnan(value) else value
 
     return sorted(evaluations, key=badness)
+
+
+def beats(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, metric: str) -> bool:
+    """Whether a model is strictly better than another one by a figure measured in the same way.
+
+    Args:
+        challenger: As ``evaluation.json`` holds it.
+        champion: Likewise; None if there is no other model.
+        metric: Name of the figure, such as ``sample/fd``.
+
+    Returns:
+        Whether it is; never for a figure that is no number, always for any other without a rival.
+
+    Raises:
+        UsageError: As of ``rank``; or if a figure of drawn images is of images that were drawn
+            with other seeds or another sampler.
+    """
+    models = [challenger] if champion is None else [champion, challenger]
+    if metric.startswith("sample/"):
+        for what in DRAWING:
+            _refuse_different(models, metric, what, [model[what] for model in models])
+    best = rank(models, metric)[0]  # of two that are as good, the champion
+    return best is challenger and not math.isnan(challenger["figures"][metric]["value"])
 
 
 def _refuse_different(

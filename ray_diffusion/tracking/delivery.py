@@ -6,12 +6,14 @@ once, so that it does not hold up what lies behind it.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ray_diffusion.tracking.batch import Batch
 from ray_diffusion.tracking.client import brief, is_permanent
-from ray_diffusion.tracking.events import Artifact, Event, Points, Status
+from ray_diffusion.tracking.events import Artifact, Event, Points, Registration, Status
+from ray_diffusion.tracking.promotion import register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,6 +54,8 @@ class Delivery:
                 self._send_artifact(artifact)
             case [Status() as status]:
                 self._send_status(status)
+            case [Registration() as registration]:
+                self._send_registration(registration)
             case events:
                 self._send_points(events)
 
@@ -72,12 +76,8 @@ class Delivery:
             for event in points
             if name in event.metrics
         ]
-        try:
+        with self._left_out_for_good(f"metric {name!r}", count=len(own)):
             self._log_batch(own)
-        except Exception as error:
-            if not is_permanent(error):
-                raise
-            self._skip(f"metric {name!r}", error, count=len(own))
 
     def _log_batch(self, points: Sequence[Points]) -> None:
         from mlflow.entities import Metric
@@ -92,26 +92,55 @@ class Delivery:
     def _send_artifact(self, artifact: Artifact) -> None:
         is_directory = os.path.isdir(artifact.path)
         log = self._client.log_artifacts if is_directory else self._client.log_artifact
+        self._with_artifact_store(
+            f"artifact {artifact.path}",
+            lambda: log(self._run_id, artifact.path, artifact.folder or None),
+        )
+
+    def _send_status(self, event: Status) -> None:
+        with self._left_out_for_good(f"status {event.status!r}"):
+            if event.status == "RUNNING":
+                self._client.update_run(self._run_id, status=event.status)
+            else:
+                self._client.set_terminated(self._run_id, event.status, end_time=event.time_ms)
+
+    def _send_registration(self, event: Registration) -> None:
+        what = f"registration of {event.folder} as {event.name!r}"
+
+        def look() -> None:
+            if not self._client.list_artifacts(self._run_id, event.folder):
+                raise FileNotFoundError("its files did not arrive")
+
+        # Not the rest: a registry that cannot be written to is an outage, however long.
+        if self._with_artifact_store(what, look):
+            with self._left_out_for_good(what):
+                register(self._client, event.name, self._run_id, event.folder, event.tags)
+
+    def _with_artifact_store(self, what: str, use: Callable[[], object]) -> bool:
+        """Whether something was done that needs the artifact store; if not, it was skipped."""
         try:
-            log(self._run_id, artifact.path, artifact.folder or None)
+            use()
         except Exception as error:
             if not is_permanent(error):
                 self._artifact_tries += 1
                 if self._artifact_tries < ARTIFACT_TRIES or not self._answers():
                     raise
-            self._skip(f"artifact {artifact.path}", error)
+            self._skip(what, error)
+            done = False
+        else:
+            done = True
         self._artifact_tries = 0
+        return done
 
-    def _send_status(self, event: Status) -> None:
+    @contextmanager
+    def _left_out_for_good(self, what: str, count: int = 1) -> Iterator[None]:
+        """Skip what MLflow will never take."""
         try:
-            if event.status == "RUNNING":
-                self._client.update_run(self._run_id, status=event.status)
-            else:
-                self._client.set_terminated(self._run_id, event.status, end_time=event.time_ms)
+            yield
         except Exception as error:
             if not is_permanent(error):
                 raise
-            self._skip(f"status {event.status!r}", error)
+            self._skip(what, error, count)
 
     def _answers(self) -> bool:
         """Whether MLflow is there at all."""

@@ -4,7 +4,7 @@ An event carries the time at which it happened and is never given another: MLflo
 once for each (name, step, timestamp, value), so a line that is sent twice arrives once.
 
 To record a new kind of thing, write a frozen dataclass here, give it a letter in ``encode`` and
-``decode``, and teach `ray_diffusion.tracking.shipper` how to send it.
+``decode``, and teach `ray_diffusion.tracking.delivery` how to send it.
 """
 
 import json
@@ -39,7 +39,17 @@ class Status:
     status: str
 
 
-Event = Points | Artifact | Status
+@dataclass(frozen=True)
+class Registration:
+    """An artifact folder of the run is a version of the registered model ``name``."""
+
+    time_ms: int
+    name: str
+    folder: str
+    tags: Mapping[str, str]
+
+
+Event = Points | Artifact | Status | Registration
 
 
 def encode(event: Event) -> bytes:
@@ -56,6 +66,8 @@ def encode(event: Event) -> bytes:
             record |= {"a": event.path, "to": event.folder}
         case Status():
             record |= {"status": event.status}
+        case Registration():
+            record |= {"r": event.name, "from": event.folder, "tags": dict(event.tags)}
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
@@ -75,6 +87,8 @@ def decode(line: bytes) -> Event | None:
                 return Artifact(time_ms, path, folder)
             case {"t": int(time_ms), "status": str(status)}:
                 return Status(time_ms, status)
+            case {"t": int(time_ms), "r": str(name), "from": str(folder), "tags": dict(tags)}:
+                return Registration(time_ms, name, folder, tags)
     except (ValueError, TypeError):
         pass
     return None

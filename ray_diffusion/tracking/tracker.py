@@ -84,6 +84,17 @@ class Tracker:
         with self._blocking():
             self._spool.add_artifact(path, folder)
 
+    def register(self, name: str, folder: str, tags: Mapping[str, str]) -> None:
+        """Record that a folder of the run's artifacts is a version of a registered model.
+
+        Args:
+            name: The registered model's name; made if MLflow has none of that name.
+            folder: The folder; recorded before by `artifact`, and never again with other files.
+            tags: What describes the version.
+        """
+        with self._blocking():
+            self._spool.add_registration(name, folder, tags)
+
     def status(self, status: str) -> None:
         """Record a state of the run, in MLflow's words: RUNNING, FINISHED, FAILED or KILLED."""
         self._spool.set_status(status)

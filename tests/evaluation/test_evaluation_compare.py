@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_diffusion.errors import UsageError
-from ray_diffusion.evaluation.compare import FINGERPRINTS, rank
+from ray_diffusion.evaluation.compare import FINGERPRINTS, beats, rank
 
 
 def evaluation(model: str, value: float, better: str = "lower", count: int = 359) -> dict[str, Any]:
@@ -66,3 +66,36 @@ def test_a_figure_that_was_not_measured_is_named_with_those_that_were():
     assert str(error.value) == (
         "runs/a cannot be ranked by val/score: its evaluation has sample/fd"
     )
+
+
+def drawn(model: str, value: float, better: str = "lower", **how: object) -> dict[str, Any]:
+    return evaluation(model, value, better) | {"seeds": [0, 1], "sampler": {"solver": "ddim"}} | how
+
+
+@given(st.floats(), st.floats())
+def test_a_model_beats_another_one_when_it_is_strictly_better(ours: float, theirs: float):
+    for better, sign in (("lower", 1), ("higher", -1)):
+        found = beats(drawn("new", ours, better), drawn("old", theirs, better), "sample/fd")
+        worst = math.isnan(theirs) and abs(ours) != math.inf
+        assert found == (sign * ours < sign * theirs or (worst and not math.isnan(ours)))
+
+
+@given(st.floats())
+def test_without_a_rival_any_number_is_good_enough(value: float):
+    assert beats(drawn("first", value), None, "sample/fd") == (not math.isnan(value))
+
+
+@pytest.mark.parametrize(
+    ("what", "other"), [("seeds", [0]), ("sampler", {"solver": "ddpm"}), ("score_fingerprint", "x")]
+)
+def test_what_was_drawn_in_another_way_is_not_beaten(what: str, other: object):
+    champion = drawn("old", 1.0, **{what: other})
+    with pytest.raises(UsageError, match=r"sample/fd does not compare: old was .+, new with"):
+        beats(drawn("new", 0.5), champion, "sample/fd")
+
+
+def test_figures_that_are_not_of_drawn_images_compare_however_those_were_drawn():
+    new, old = drawn("new", 0.5), drawn("old", 1.0, seeds=[7], sampler={"solver": "ddpm"})
+    for model in (new, old):
+        model["figures"] = {"val/score": model["figures"]["sample/fd"]}
+    assert beats(new, old, "val/score")

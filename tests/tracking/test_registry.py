@@ -7,7 +7,7 @@ import pytest
 
 from ray_diffusion.errors import TrackingError, UsageError
 from ray_diffusion.tracking.client import connect
-from ray_diffusion.tracking.registry import fetch_model
+from ray_diffusion.tracking.registry import at_hand, fetch_model
 
 # MLflow's models of its own tables, read where the store is in this process.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -66,6 +66,36 @@ def test_a_model_is_fetched_by_version_and_by_alias(
     assert (again.path / "file").read_text() == "old"
 
 
+def test_the_model_of_a_run_is_fetched_without_being_registered(
+    uri: str, home: Path, tmp_path: Path
+):
+    client = connect(uri)
+    location = f"{home}/artifacts" if uri.startswith("sqlite") else None
+    run_id = client.create_run(client.create_experiment("unregistered", location)).info.run_id
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_text("weights")
+    with pytest.raises(TrackingError, match=f"has mlflow:{run_id}, but not its files: "):
+        fetch_model(f"mlflow:{run_id}", uri, tmp_path / "early")
+    client.log_artifacts(run_id, str(tmp_path / "model"), "model")
+    found = fetch_model(f"mlflow:{run_id}", uri, tmp_path / "into")
+    assert found.uri == f"mlflow:{run_id}"
+    assert (found.path / "file").read_text() == "weights"
+
+
+def test_a_model_at_hand_stays_where_it_is_and_one_of_mlflow_goes_again(
+    uri: str, register: Register, monkeypatch: pytest.MonkeyPatch
+):
+    with at_hand("s3://bucket/run") as found:
+        assert found == ("s3://bucket/run", "s3://bucket/run")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    version = register("at-hand", "content")
+    connect(uri).set_registered_model_alias("at-hand", "champion", version)
+    with at_hand("models:/at-hand@champion") as (name, place):
+        assert name == f"models:/at-hand/{version}"
+        assert Path(place, "file").read_text() == "content"
+    assert not Path(place).exists()
+
+
 def test_a_model_without_its_files_is_told_from_no_model(
     uri: str, home: Path, register: Register, tmp_path: Path
 ):
@@ -77,22 +107,33 @@ def test_a_model_without_its_files_is_told_from_no_model(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wanted", ["digits@nobody", "digits/99", "nothing@champion", "nothing/1"])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "models:/digits@nobody",
+        "models:/digits/99",
+        "models:/nothing@champion",
+        "models:/nothing/1",
+        "mlflow:00000000000000000000000000000000",
+    ],
+)
 def test_a_model_that_there_is_not_is_named(
     uri: str, register: Register, tmp_path: Path, wanted: str
 ):
     if not connect(uri).search_registered_models("name='digits'"):
         register("digits", "first")
-    with pytest.raises(UsageError, match=f"MLflow at {uri} has no models:/{wanted}$"):
-        fetch_model(f"models:/{wanted}", uri, tmp_path / "into")
+    with pytest.raises(UsageError, match=f"MLflow at {uri} has no {wanted}$"):
+        fetch_model(wanted, uri, tmp_path / "into")
 
 
 @pytest.mark.parametrize(
-    "wanted", ["digits", "digits/latest", "digits@", "/1", "@champion", "a/b/1", "a/1/b", "a@b/c"]
+    "wanted",
+    ["models:/" + rest for rest in ("digits", "digits/latest", "digits@", "/1", "a/b/1", "a@b/c")]
+    + ["models:/a/1/b", "models:/@champion", "mlflow:", "mlflow:a/b"],
 )
 def test_what_names_no_version_is_refused_before_anyone_is_asked(tmp_path: Path, wanted: str):
-    with pytest.raises(UsageError, match="is neither models:/NAME@ALIAS nor models:/NAME/VERSION"):
-        fetch_model(f"models:/{wanted}", "http://nowhere.invalid", tmp_path)
+    with pytest.raises(UsageError, match="is none of models:/NAME@ALIAS, models:/NAME/VERSION, "):
+        fetch_model(wanted, "http://nowhere.invalid", tmp_path)
 
 
 def test_a_server_that_is_down_is_a_trouble_of_tracking(tmp_path: Path):

@@ -10,6 +10,7 @@ VERBS = {
     "train": "a dataset -> a model, on Ray",
     "sample": "a model -> images",
     "evaluate": "a model -> figures beside their floors",
+    "sync": "what an outage of MLflow held up -> MLflow",
 }
 
 

@@ -15,10 +15,11 @@ from typing import Any, Self
 SLICE = 1 << 14  # bytes that are sent at a time where bandwidth is limited
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+REFUSAL = b"HTTP/1.1 %d Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 # Each connection serves one request: the end of the response is where the server closes it.
 # The wait for a 100 is ended here, because the response is only passed on when it is whole.
 NOT_PASSED_ON = re.compile(rb"(?i)(connection|expect): [^\r]*\r\n")
+HOST = re.compile(rb"(?im)^(host: )[^\r]*")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Faults:
         truncated: Likewise, closed as if all were well, but fewer bytes than announced have come.
         shortened: Share of bodies that are cut, and announced at their new length.
         flipped: Share of bodies with one wrong byte.
-        unavailable: Share of requests that are answered with 503.
+        unavailable: Share of requests that are not passed on, but answered with ``status``.
+        status: The HTTP status of that answer.
+        host: The Host header that all requests reach the server with; empty for the client's.
         only: What a request line must look like for the shares to count; all by default that read
             an object of a bucket.
     """
@@ -44,6 +47,8 @@ class Faults:
     shortened: float = 0
     flipped: float = 0
     unavailable: float = 0
+    status: int = 503
+    host: str = ""
     only: str = r"GET /[^/? ]+/[^? ]+ "
 
 
@@ -127,11 +132,13 @@ class ChaosProxy:
         self.met[fault] += 1
         await asyncio.sleep(faults.latency_s)
         if fault == "unavailable":
-            response = UNAVAILABLE
+            response = REFUSAL % faults.status
         else:
             if b"100-continue" in headers:
                 writer.write(CONTINUE)
             headers = b"Connection: close\r\n" + NOT_PASSED_ON.sub(b"", headers)
+            if faults.host:
+                headers = HOST.sub(b"\\1" + faults.host.encode(), headers)
             response = await self._response(request + b"\r\n" + headers, reader)
         await _answer(writer, response, fault, draw, faults.bytes_per_s)
 

@@ -23,7 +23,7 @@ class RunFiles:
     def __init__(self, run: Directory, spools: Path, tracker: Tracker) -> None:
         local = run.local_path()
         self._places = [run] if local else [run, Directory(str(spools))]
-        self._run, self._local, self._tracker = run, local or spools, tracker
+        self._local, self._tracker = local or spools, tracker
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file; ``name`` may begin with a folder."""
@@ -38,10 +38,16 @@ class RunFiles:
             place.publish(directory, name)
         self._tracker.artifact(self._local / name, name)
 
-    def located(self, artifact: Artifact) -> Artifact:
-        """A file that another machine recorded, fetched from the run's directory if not here."""
-        name = f"{artifact.folder}/{Path(artifact.path).name}".lstrip("/")
-        path = self._local / name
-        if not path.exists() and (content := self._run.read(name)) is not None:
-            Directory(str(self._local)).write(name, content)
-        return replace(artifact, path=str(path))
+
+def fetched(artifact: Artifact, run: Directory, into: Path) -> Artifact:
+    """A file of a run that another machine recorded, as it is on this one.
+
+    Args:
+        artifact: As the other machine recorded it.
+        run: The run's directory, which has the file too.
+        into: Where this machine keeps the run's files; the file is fetched if it is not there.
+    """
+    name = f"{artifact.folder}/{Path(artifact.path).name}".lstrip("/")
+    if not (into / name).exists() and (content := run.read(name)) is not None:
+        Directory(str(into)).write(name, content)
+    return replace(artifact, path=str(into / name))

@@ -17,8 +17,8 @@ from ray_diffusion.cluster.exported import export, folder_of
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.group import Group
 from ray_diffusion.cluster.lease import held
-from ray_diffusion.cluster.lineage import ORIGIN, spool_directory
-from ray_diffusion.cluster.plan import CONFIG, Plan
+from ray_diffusion.cluster.lineage import CONFIG, ORIGIN, spool_directory
+from ray_diffusion.cluster.plan import Plan
 from ray_diffusion.cluster.summary import Summary
 from ray_diffusion.cluster.worker import Assignment
 from ray_diffusion.config import Config

@@ -4,10 +4,12 @@ import json
 import secrets
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from ray_diffusion import config as configs
+from ray_diffusion.cluster.files import fetched
 from ray_diffusion.config import Config, flatten
 from ray_diffusion.diffusion import profile, schedule
 from ray_diffusion.errors import UsageError
@@ -17,8 +19,12 @@ from ray_diffusion.tracking.environment import lineage_tags
 from ray_diffusion.tracking.identity import RunIdentity, tracking_uri
 from ray_diffusion.tracking.spool import Spool
 from ray_diffusion.tracking.tracker import Role, Tracker
+from ray_diffusion.training import checkpoint
 
 CONFIG, ORIGIN = "config.yaml", "run.json"
+
+TAIL = "spool.jsonl"
+"""In a checkpoint in remote storage: the metrics until then that MLflow did not have."""
 
 
 def run_directory(config: Config) -> Directory:
@@ -93,6 +99,25 @@ def recorded(run: Directory, uri: str | None = None) -> tuple[Config, RunIdentit
     tags = json.loads(origin)
     key, _, _ = tags.pop("run_key"), tags.pop("mlflow_run_id"), tags.pop("attempts", None)
     return told, _identity(told, key, tags)
+
+
+def adopt_tail(run: Directory, config: Config, origin: RunIdentity) -> None:
+    """Take over what the newest checkpoint holds of metrics that MLflow did not have.
+
+    Args:
+        run: The run's directory; nothing is done for a local one, where the spool itself is.
+        config: The resolved configuration.
+        origin: The MLflow run.
+
+    Raises:
+        UsageError: If a process is recording the run now.
+    """
+    checkpoints = [] if run.local_path() else checkpoint.names(run)
+    tail = run.read(f"{checkpoints[-1]}/{TAIL}") if checkpoints else None
+    if tail:
+        spools = spool_directory(config, origin)
+        with closing(Spool(spools / "train.jsonl")) as spool:
+            spool.adopt(tail, partial(fetched, run=run, into=spools))
 
 
 def leftovers(config: Config, origin: RunIdentity) -> dict[Role, int]:

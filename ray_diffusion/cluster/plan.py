@@ -22,8 +22,6 @@ from ray_diffusion.storage import Directory, absolute, options
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.registry import SCHEME
 
-CONFIG = "config.yaml"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -121,10 +119,10 @@ def _resolve(config: Config, manifest: Manifest) -> Config:
 
 
 def _refuse_changes(config: Config, run: Directory) -> None:
-    content = run.read(CONFIG)
+    content = run.read(lineage.CONFIG)
     if content is None:
         return
-    old = configs.flatten(configs.from_yaml(content.decode(), f"{run.url}/{CONFIG}"))
+    old = configs.flatten(configs.from_yaml(content.decode(), f"{run.url}/{lineage.CONFIG}"))
     changed = configs.differences(old, config)
     if changed:
         names = [*config.run.allow, *(line.partition(":")[0] for line in changed)]

@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ray_diffusion.cluster.environment import applied
-from ray_diffusion.cluster.files import RunFiles
-from ray_diffusion.cluster.lineage import run_directory, spool_directory
+from ray_diffusion.cluster.files import RunFiles, fetched
+from ray_diffusion.cluster.lineage import TAIL, run_directory, spool_directory
 from ray_diffusion.cluster.metering import WorkerMeter
 from ray_diffusion.cluster.notice import told_to_go
 from ray_diffusion.cluster.stall import watched
@@ -32,7 +33,6 @@ from ray_diffusion.training.harness import Harness, in_directory
 from ray_diffusion.training.loop import loop
 from ray_diffusion.training.retention import Keep
 
-TAIL = "spool.jsonl"  # in a checkpoint: the metrics until then that MLflow does not have
 RAISED_BY_ALL = (Diverged, Preempted)  # by every worker, at the same step
 REQUEST_PERIOD_S = 0.5  # how often a loop may ask the driver what it wishes
 
@@ -182,7 +182,8 @@ class _Record:
         def restore(into: Path) -> bool:
             found = harness.restore(into)
             if (tail := into / TAIL).exists():
-                self._tracker.adopt(tail.read_bytes(), self._files.located)
+                here = partial(fetched, run=self._run, into=self._spools)
+                self._tracker.adopt(tail.read_bytes(), here)
             return found
 
         return replace(harness, restore=restore, save=save)

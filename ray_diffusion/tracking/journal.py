@@ -4,9 +4,6 @@ import logging
 import os
 from pathlib import Path
 
-SYNC_EVERY = 50
-"""Lines between two fdatasync: one costs milliseconds, a line costs 20 microseconds."""
-
 PENDING_LINES = 100_000
 """Lines kept in memory while the disk is full, about 20 MB."""
 
@@ -41,7 +38,6 @@ class Journal:
         self.lost = 0
         self._pending: list[bytes] = []
         self._torn = False  # a write stopped halfway: cut the file back before the next
-        self._unsynced = 0
         self._file = path.open("ab", buffering=0)
         self.size = _cut_torn_line(path)
 
@@ -60,7 +56,8 @@ class Journal:
 
         Args:
             line: With its line feed.
-            durable: Whether to put it at once where a power cut cannot take it.
+            durable: Whether to put it at once where a power cut cannot take it, which costs
+                milliseconds; a line alone costs 20 microseconds.
 
         Returns:
             False if there is no room for it anywhere.
@@ -72,8 +69,7 @@ class Journal:
             return False
         self._pending.append(line)
         self._drain()
-        self._unsynced += 1
-        if durable or self._unsynced >= SYNC_EVERY:
+        if durable:
             self._fdatasync()
         return True
 
@@ -119,7 +115,6 @@ class Journal:
     def _fdatasync(self) -> None:
         try:
             self.flush()
-            self._unsynced = 0
         except OSError:
             self.errors += 1
 

@@ -5,10 +5,13 @@ import fcntl
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import TrackingError
@@ -24,6 +27,10 @@ PARAMS_PER_CALL = 100
 
 PARAM_CHARACTERS = 6000
 """MLflow's limit for one value; whether it cuts or refuses longer ones is up to the server."""
+
+FATE_S = 30.0
+"""How long a server may go on with a request that nobody waits for any more: MLflow itself waits
+20 s for a locked sqlite."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,11 @@ def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
         client = connect(identity.uri)
         if run_id is not None and (known := _by_id(client, identity.uri, run_id)):
             return known
-        with _one_at_a_time(identity.run_key):
+        with _one_at_a_time(identity.run_key) as asked:
             experiment_id = _experiment(client, identity)
-            found = _earliest(client, experiment_id, identity.run_key)
+            found = _only(client, experiment_id, identity.run_key)
             if found is None:
-                found = _create(client, experiment_id, identity)
+                found = _create(client, experiment_id, identity, asked)
             steps = _describe(client, found, identity)
         return Run(identity.uri, experiment_id, found, steps)
     except TrackingError:
@@ -112,23 +119,32 @@ def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(run_key: str) -> Iterator[None]:
-    """Keep this machine's processes from making the same run twice: MLflow has no unique key."""
-    path = Path(tempfile.gettempdir()) / f"ray-diffusion-{os.getuid()}-{run_key}.lock"
-    with path.open("ab") as file:
+def _one_at_a_time(run_key: str) -> Iterator[FileIO]:
+    """Keep this machine's processes from making the same run twice: MLflow has no unique key.
+
+    Yields:
+        A file that is theirs together: when MLflow was asked for the run and did not answer.
+    """
+    name = f"ray-diffusion-{os.getuid()}-{quote(run_key, safe='')}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
-def _create(client: "MlflowClient", experiment_id: str, identity: RunIdentity) -> str:
+def _create(
+    client: "MlflowClient", experiment_id: str, identity: RunIdentity, asked: FileIO
+) -> str:
+    asked.seek(0)
+    with contextlib.suppress(ValueError):  # nobody has asked, or was killed at it
+        if abs(time.time() - float(asked.read())) < FATE_S:
+            raise TrackingError(f"MLflow at {identity.shown_uri} may still be making the run")
+    asked.truncate(0)
+    asked.write(str(time.time()).encode())
     tags = dict(identity.tags) | {KEY_TAG: identity.run_key}
     made = client.create_run(experiment_id, run_name=identity.name, tags=tags).info.run_id
+    asked.truncate(0)
     # Another machine may have made it too, since we looked.
-    first = _earliest(client, experiment_id, identity.run_key)
-    if first is None or first == made:
-        return str(made)
-    client.delete_run(made)
-    return first
+    return _only(client, experiment_id, identity.run_key) or str(made)
 
 
 def _by_id(client: "MlflowClient", uri: str, run_id: str) -> Run | None:
@@ -161,10 +177,14 @@ def _experiment(client: "MlflowClient", identity: RunIdentity) -> str:
     return str(experiment.experiment_id)
 
 
-def _earliest(client: "MlflowClient", experiment_id: str, run_key: str) -> str | None:
-    runs = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
-    first = min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
-    return first.info.run_id if first else None
+def _only(client: "MlflowClient", experiment_id: str, run_key: str) -> str | None:
+    """The run of a key. Of several the one that has metrics, or else began first; others go."""
+    found = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
+    runs = sorted(found, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
+    for surplus in runs[1:]:
+        if not surplus.data.metrics:
+            client.delete_run(surplus.info.run_id)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def _describe(client: "MlflowClient", run_id: str, identity: RunIdentity) -> dict[str, int]:

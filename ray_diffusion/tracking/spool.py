@@ -158,13 +158,12 @@ class Spool:
             tail: As `tail` made it.
             located: The same artifact, where this machine has its files.
         """
-        events = (event for batch in self.unshipped() for event in batch.events)
-        waiting = {event for event in events if isinstance(event, Artifact)}
-        with self._mutex:
+        with self._mutex, self.path.open("rb") as log:
+            known = {event for line in log if isinstance(event := decode(line), Artifact)}
             for event in map(decode, tail.splitlines()):
                 if isinstance(event, Points):
                     self._append_points(event)
-                elif isinstance(event, Artifact) and (found := located(event)) not in waiting:
+                elif isinstance(event, Artifact) and (found := located(event)) not in known:
                     self._append(found)
 
     def arrived(self, steps: Mapping[str, int]) -> None:
@@ -230,6 +229,7 @@ class Spool:
             self._backlog += len(new.metrics)
 
     def _append(self, event: Event) -> bool:
+        # Points may wait for `sync`: training goes on from a checkpoint, and records them again.
         return self._journal.append(encode(event), durable=not isinstance(event, Points))
 
     def _note(self, acked: int, marks: dict[str, int], arrived: int) -> None:

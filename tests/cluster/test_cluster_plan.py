@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ray_diffusion import config as configs
-from ray_diffusion.cluster.lineage import ORIGIN
-from ray_diffusion.cluster.plan import CONFIG, prepare
+from ray_diffusion.cluster.lineage import CONFIG, ORIGIN
+from ray_diffusion.cluster.plan import prepare
 from ray_diffusion.cluster.summary import Summary
 from ray_diffusion.config import Config
 from ray_diffusion.data.packing.embedded import digits

@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ray_diffusion.tracking.client import connect
@@ -26,6 +28,7 @@ def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
 class Server:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.database = directory / "mlflow.db"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -33,7 +36,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        database = f"sqlite:///{self.directory / 'mlflow.db'}"
+        database = f"sqlite:///{self.database}"
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database]
         command += ["--artifacts-destination", str(self.directory / "artifacts")]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
@@ -48,6 +51,34 @@ class Server:
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Connections are accepted, by the kernel, and never answered."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+
+    @contextmanager
+    def locked(self, how: str = "EXCLUSIVE") -> Iterator[None]:
+        """Another program writes to the database, and takes its time; IMMEDIATE lets one read."""
+        with closing(sqlite3.connect(self.database, isolation_level=None)) as other:
+            other.execute(f"BEGIN {how}")
+            try:
+                yield
+            finally:
+                other.execute("ROLLBACK")
 
     def _answers(self) -> bool:
         assert self.process is not None

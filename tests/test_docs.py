@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_diffusion import config, evaluate, pack, sample
+from ray_diffusion import config, evaluate, pack, sample, sync
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -14,6 +14,7 @@ REQUESTS = {
     "pack": (pack.PackRequest, ()),
     "sample": (sample.SampleRequest, ("model",)),
     "evaluate": (evaluate.EvaluateRequest, ("model",)),
+    "sync": (sync.SyncRequest, ("runs",)),
 }
 
 
@@ -35,9 +36,10 @@ def test_the_readme_has_commands():
 
 @pytest.mark.parametrize(("verb", "arguments"), commands())
 def test_a_command_in_the_readme_is_understood(verb: str, arguments: list[str]):
-    arguments = [a for a in arguments if not a.startswith("--") and not a.endswith(".yaml")]
+    flags = {"--help", "--dry-run", "--profile"}
+    arguments = [a for a in arguments if a not in flags and not a.endswith(".yaml")]
     if verb == "train":
-        config.load(arguments)
+        config.load(arguments, {"mlflow": lambda word, typed: config.dump(config.Config())})
     else:
         model, positional = REQUESTS[verb]
         if verb == "pack" and arguments[0] in pack.COMMANDS:

@@ -59,10 +59,10 @@ class Gathering(Generic[M]):
     def add_arguments(self, arguments: Sequence[str]) -> None:
         """Take every ``key=value``, ``--key=value`` and ``--switch``."""
         for argument in arguments:
-            key, equals, text = argument.removeprefix("--").partition("=")
+            key, equals, text = argument.partition("=")
             if not equals:
                 self._switch_on(argument)
-            elif key:
+            elif key := key_of_flag(key) or key.removeprefix("--"):
                 self.put_text(key, text)
             else:
                 self.problems.append(f"{argument}: no key before the '='")
@@ -154,7 +154,7 @@ class Gathering(Generic[M]):
         self.problems.append(f"{place}{key}: {problem}")
 
     def _switch_on(self, argument: str) -> None:
-        key = argument.removeprefix("--").replace("-", "_")
+        key = key_of_flag(argument) or argument
         if key in self._leaves and _is_switch(self._leaves[key]):
             self.put(key, True)
         elif key in self._leaves:
@@ -162,6 +162,11 @@ class Gathering(Generic[M]):
         else:
             hint = did_you_mean(argument, self._flags)
             self.problems.append(f"{argument}: unknown flag{hint}")
+
+
+def key_of_flag(word: str) -> str | None:
+    """The key that ``--KEY`` names, dashes in it being underscores; None for other words."""
+    return word.removeprefix("--").replace("-", "_") if word.startswith("--") else None
 
 
 def _as_flag(key: str, field: FieldInfo) -> str:

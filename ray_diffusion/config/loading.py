@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_origin
 from pydantic import BaseModel
 
 from ray_diffusion.config import presets, rules, strict_yaml
-from ray_diffusion.config.gathering import Gathering
+from ray_diffusion.config.gathering import Gathering, key_of_flag
 from ray_diffusion.config.schema import Config
 from ray_diffusion.config.tree import flatten, leaves, nest
 from ray_diffusion.config.wording import did_you_mean
@@ -138,10 +138,10 @@ def split_flags(argv: Sequence[str], known: Collection[str] = FLAGS) -> tuple[se
 
 def _joined(argv: Sequence[str], model: type[BaseModel]) -> list[str]:
     """The arguments, with ``--KEY WORD`` as ``--KEY=WORD`` for each key that takes a value."""
-    takes = {f"--{key}" for key, field in leaves(model).items() if field.annotation is not bool}
+    takes = {key for key, field in leaves(model).items() if field.annotation is not bool}
     joined: list[str] = []
     for argument in argv:
-        if joined and joined[-1] in takes and not _is_setting(argument):
+        if joined and key_of_flag(joined[-1]) in takes and not _is_setting(argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

@@ -49,8 +49,10 @@ def test_a_positional_tuple_takes_all_words():
 
 
 def test_a_flag_takes_the_word_behind_it():
-    request = config.parse(["--out", "x.png", "a"], SampleRequest, ["model"])
-    assert request == SampleRequest(model="a", out="x.png")
+    wanted = SampleRequest(model="a", out="x.png", num_images=3)
+    for spelling in (["--num-images", "3"], ["--num_images", "3"], ["--num-images=3"]):
+        argv = ["--out", "x.png", *spelling, "a"]
+        assert config.parse(argv, SampleRequest, ["model"]) == wanted
 
 
 def test_a_bool_field_is_also_a_flag():

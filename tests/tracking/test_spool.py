@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spooled import ACTIONS, train
 
 from ray_diffusion.errors import StorageError, UsageError
 from ray_diffusion.tracking.batch import Batch
@@ -231,27 +232,8 @@ def test_points_beyond_the_memory_bound_are_counted_and_recorded_after_a_restart
     assert steps(path) == [0, 1, 2, 3]
 
 
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("train"), st.integers(1, 6)),
-        st.tuples(st.just("ship"), st.integers(1, 5)),
-        st.tuples(st.just("ship, but die before the ack"), st.integers(1, 5)),
-        st.tuples(st.just("checkpoint"), st.just(0)),
-        st.tuples(st.just("kill"), st.integers(0, 300)),
-    ),
-    max_size=25,
-)
-
-
-def train(spool: Spool, after: int, until: int) -> None:
-    for step in range(after + 1, until + 1):
-        spool.log(step, {"train/loss": step / 2})
-        if step % 3 == 0:
-            spool.log(step, {"val/loss": step / 4})
-
-
 @settings(max_examples=60, deadline=None)
-@given(ACTIONS)
+@given(st.lists(st.one_of(*ACTIONS, st.tuples(st.just("kill"), st.integers(0, 300))), max_size=25))
 def test_any_kills_leave_one_point_for_each_metric_and_step(
     actions: list[tuple[str, int]],
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow_server import Server, until
+from spooled import ACTIONS, train
 
 from ray_diffusion.tracking.batch import Batch
 from ray_diffusion.tracking.events import Artifact, Event, Points
@@ -80,25 +81,6 @@ def test_what_has_arrived_from_elsewhere_is_known_after_a_restart(tmp_path: Path
         ]
 
 
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("train"), st.integers(1, 6)),
-        st.tuples(st.just("ship"), st.integers(1, 5)),
-        st.tuples(st.just("ship, but die before the ack"), st.integers(1, 5)),
-        st.tuples(st.just("checkpoint"), st.just(0)),
-        st.tuples(st.just("go on at"), st.sampled_from([0, 1, 2])),
-    ),
-    max_size=30,
-)
-
-
-def train(spool: Spool, after: int, until: int) -> None:
-    for step in range(after + 1, until + 1):
-        spool.log(step, {"train/loss": step / 2})
-        if step % 3 == 0:
-            spool.log(step, {"val/loss": step / 4})
-
-
 class Stored:
     """What MLflow tells apart: a point is known by name, step and time."""
 
@@ -121,7 +103,11 @@ class Stored:
 
 
 @settings(max_examples=100, deadline=None)
-@given(ACTIONS)
+@given(
+    st.lists(
+        st.one_of(*ACTIONS, st.tuples(st.just("go on at"), st.sampled_from([0, 1, 2]))), max_size=30
+    )
+)
 def test_any_moves_between_machines_leave_one_point_for_each_metric_and_step(
     actions: list[tuple[str, int]],
 ) -> None:

@@ -29,7 +29,7 @@ def test_a_diverged_run_ends_at_once_with_exit_code_4(cluster: Cluster, tmp_path
     assert done.returncode == 4, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert "is nan after" in errors[0]
+    assert "11 steps in a row without a finite loss and gradient" in errors[0]
     assert "lower optim.lr" in errors[0]
     assert summary(tmp_path)["status"] == "diverged"
     assert summary(tmp_path)["restarts"] == 0

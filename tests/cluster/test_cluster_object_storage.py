@@ -53,6 +53,7 @@ def test_workers_get_credentials_from_the_driver_and_nothing_holds_them_afterwar
         assert found.stdout == ""
 
 
+@pytest.mark.chaos
 def test_a_lost_machine_takes_no_metrics_with_it(
     cluster: Cluster, bucket: str, s3_server: int, tmp_path: Path
 ):

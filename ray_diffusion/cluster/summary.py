@@ -66,9 +66,11 @@ class Summary:
             "status": f"{self.status} after {self.images_seen:,} images, {self.steps:,} steps"
             + (f", {self.seconds:.0f} s" if self.seconds else "")
             + (f", {self.restarts} restarts" if self.restarts else ""),
-            "spent": f"{self.cpu_hours:.2f} CPU-hours, {self.gpu_hours:.2f} GPU-hours"
-            if self.cpu_hours
-            else "",
+            "spent": ", ".join(
+                f"{hours:.2f} {kind}-hours"
+                for kind, hours in (("CPU", self.cpu_hours), ("GPU", self.gpu_hours))
+                if hours
+            ),
             "last": _metrics(self.metrics),
             "best": _metrics(self.best),
             "run": self.run,

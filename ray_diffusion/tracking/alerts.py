@@ -91,7 +91,7 @@ ALERTS = (
         "warning",
         "MLflow lags {{ $value | humanize }} points or more behind {{ $labels.run }}",
         "Points have been piling up for 15 minutes. Nothing is lost: they wait on local disk.",
-        "Check MLflow and the way to it, see tracking.uri. What is left at the end is shipped by "
+        "Check MLflow and the way to it, see tracking.uri. What is left at the end is shipped by sync or "
         "the same command.",
     ),
 )
@@ -100,7 +100,7 @@ ALERTS = (
 def rules() -> str:
     """The alerts as a PrometheusRule of the Prometheus operator, in YAML."""
     lines = [
-        "# Written by `make monitoring`; change ray_diffusion/tracking/monitoring.py.",
+        "# Written by `make monitoring`; change ray_diffusion/tracking/alerts.py.",
         "apiVersion: monitoring.coreos.com/v1",
         "kind: PrometheusRule",
         "metadata:",

@@ -91,8 +91,8 @@ ALERTS = (
         "warning",
         "MLflow lags {{ $value | humanize }} points or more behind {{ $labels.run }}",
         "Points have been piling up for 15 minutes. Nothing is lost: they wait on local disk.",
-        "Check MLflow and the way to it, see tracking.uri. What is left at the end is shipped by sync or "
-        "the same command.",
+        "Check MLflow and the way to it, see tracking.uri. What is left at the end is shipped by "
+        "sync or the same command.",
     ),
 )
 

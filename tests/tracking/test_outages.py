@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings(
 TRAINER = Path(__file__).with_name("outage_trainer.py")
 BATCH, STEPS = 8, 100
 EARLY, MIDDLE, LATE = (BATCH * step for step in (30, 40, 80))
-WAIT_S = 30.0
+WAIT_S = 120.0  # a loaded machine takes its time
 
 
 @pytest.fixture(scope="module")

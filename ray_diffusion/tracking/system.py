@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-PERIOD_S = 10.0
+FIRST_S, PERIOD_S = 1.0, 10.0
 
 
 class Sampler:
@@ -22,7 +22,7 @@ class Sampler:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._due_at = clock() + PERIOD_S
+        self._due_at = clock() + FIRST_S  # short runs are told of, too
         self._process = psutil.Process()
         self._nvml = _nvml()
         psutil.cpu_percent()  # begins to measure: the first answer means nothing
@@ -31,8 +31,8 @@ class Sampler:
         """What there is to log now.
 
         Returns:
-            Every 10 s the shares of processors, memory and GPUs in use, in percent, memory in
-            megabytes, and power in watts; in between nothing.
+            After a second, and then every 10 s, the shares of processors, memory and GPUs in use,
+            in percent, memory in megabytes, and power in watts; in between nothing.
         """
         if self._clock() < self._due_at:
             return {}

@@ -1,5 +1,6 @@
 """What the tests of chaos have in common: a run's command, its checkpoints, its end."""
 
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def command(storage: Path, *more: str) -> list[str]:
 
 
 def checkpoints(storage: Path) -> list[Path]:
-    return sorted((storage / "digits").glob("checkpoint-*/manifest.json"))
+    with suppress(FileNotFoundError):  # made to see whether it can be written, and removed again
+        return sorted((storage / "digits").glob("checkpoint-*/manifest.json"))
+    return []
 
 
 def images_saved(storage: Path) -> int:
@@ -61,7 +64,8 @@ def assert_same_end(run: Path, undisturbed: Path, last: str = LAST) -> None:
 def assert_same_curves(run: Path, undisturbed: Path) -> None:
     """One point of each metric and step, to the last digit: so each step read the same examples."""
     mine, theirs = (read_metrics(r / "spool" / "train.jsonl") for r in (run, undisturbed))
-    for metric in theirs.keys() - {*CLOCKS, "train/loss"}:
+    of_machines = {metric for metric in theirs if metric.startswith("system/")}
+    for metric in theirs.keys() - of_machines - {*CLOCKS, "train/loss"}:
         steps = [step for step, _ in theirs[metric]]
         assert [point for point in mine[metric] if point[0] in steps] == theirs[metric]
     assert_same_losses(mine["train/loss"], theirs["train/loss"], rel=1e-6)

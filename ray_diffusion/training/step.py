@@ -29,7 +29,6 @@ class StepResult(NamedTuple):
         grad_norm: Norm of the gradient before clipping, a scalar.
         lr: The learning rate of the step.
         bad_examples: How many of the global batch could not be used, a scalar.
-        skipped: 1 if the loss or the gradient was not finite, so nothing was learned; else 0.
         votes: How many workers asked to stop, how many to save, and ``skipped``, shape ``(3,)``.
     """
 
@@ -37,8 +36,12 @@ class StepResult(NamedTuple):
     grad_norm: Tensor
     lr: float
     bad_examples: Tensor
-    skipped: Tensor
     votes: Tensor
+
+    @property
+    def skipped(self) -> Tensor:
+        """1 if the loss or the gradient was not finite, so nothing was learned; else 0."""
+        return self.votes[2]
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -182,4 +185,4 @@ def train_step(
     state.steps += 1
     state.images_seen += config.data.global_batch_size
     votes = torch.cat([facts[2:], skipped[None]])
-    return StepResult(facts[0], grad_norm, lr, facts[1], skipped, votes)
+    return StepResult(facts[0], grad_norm, lr, facts[1], votes)

@@ -47,7 +47,7 @@ def server(directory: Path) -> Iterator[str]:
         )
     try:
         while not _answers(f"http://127.0.0.1:{port}/health"):
-            time.sleep(0.1)
+            time.sleep(0.1)  # between looks whether the server is up
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)

@@ -187,7 +187,7 @@ class Hasty(Tracker):
     def finish(self, status: str | None = None, deadline_s: float = 10.0) -> bool:
         waits = self.backlog
         while 0 < waits <= self.backlog:
-            time.sleep(0.01)
+            time.sleep(0.01)  # between looks whether a point has arrived
         return super().finish(status, 0)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from ray_diffusion.config import Config
 from ray_diffusion.tracking.identity import tracking_uri
 from ray_diffusion.tracking.page import read_page
+from ray_diffusion.tracking.registry import RUN_SCHEME
 
-SCHEME = "mlflow"
+SCHEME = RUN_SCHEME.removesuffix(":")
 
 COMPARED = (
     "ray_diffusion.dataset_fingerprint",
@@ -40,7 +41,7 @@ class Reproduction:
         """
         storage_url = typed.get("run.storage_url") or Config().run.storage_url
         uri, _ = tracking_uri(typed.get("tracking.uri"), storage_url)
-        page = read_page(word.removeprefix(f"{SCHEME}:"), uri)
+        page = read_page(word.removeprefix(RUN_SCHEME), uri)
         self._tags = page.tags
         return page.config
 

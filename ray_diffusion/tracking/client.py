@@ -5,10 +5,12 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ray_diffusion.config.passwords import without_passwords
-from ray_diffusion.errors import TrackingError
+from ray_diffusion.errors import RayDiffusionError, TrackingError, UsageError
 from ray_diffusion.tracking.identity import sqlite_path
 
 if TYPE_CHECKING:
@@ -55,6 +57,34 @@ def connect(uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient(uri)
+
+
+@contextmanager
+def asked(uri: str, missing: UsageError | None = None) -> Iterator[None]:
+    """Turn what MLflow raises, of whatever class, into one line for the user.
+
+    Its own errors, requests', SQLAlchemy's and the drivers' of both come through.
+
+    Args:
+        uri: The MLflow that is asked.
+        missing: Raised where it has not got what is asked for, or has not even a database: asking
+            would make one. None if that is no fault of the user's.
+
+    Raises:
+        UsageError: ``missing``.
+        TrackingError: If the block raises anything else but an error of ours.
+    """
+    database = sqlite_path(uri)
+    if missing is not None and database is not None and not database.exists():
+        raise missing
+    try:
+        yield
+    except RayDiffusionError:
+        raise
+    except Exception as error:
+        if missing is not None and (is_missing(error) or is_permanent(error)):
+            raise missing from error
+        raise TrackingError(f"MLflow at {without_passwords(uri)}: {brief(error)}") from error
 
 
 def is_permanent(error: Exception) -> bool:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import TrackingError, UsageError
-from ray_diffusion.tracking.client import brief, connect, is_missing, is_permanent
-from ray_diffusion.tracking.identity import sqlite_path
+from ray_diffusion.tracking.client import asked, brief, connect
 
 CONFIG = "config.yaml"
 
@@ -38,16 +37,9 @@ def read_page(run_id: str, tracking_uri: str) -> Page:
     """
     where = f"MLflow at {without_passwords(tracking_uri)}"
     missing = UsageError(f"{where} has no run {run_id!r}; tracking.uri=... asks another one")
-    database = sqlite_path(tracking_uri)
-    if database is not None and not database.exists():
-        raise missing  # asking would make it
-    try:
+    with asked(tracking_uri, missing):
         client = connect(tracking_uri)
         tags = client.get_run(run_id).data.tags
-    except Exception as error:
-        if is_missing(error) or is_permanent(error):
-            raise missing from error
-        raise TrackingError(f"{where}: {brief(error)}") from error
     try:
         names = {file.path for file in client.list_artifacts(run_id)}
         with tempfile.TemporaryDirectory() as scratch:

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ray_diffusion.tracking.client import connect
+from ray_diffusion.tracking.client import asked, connect
 from ray_diffusion.tracking.identity import KEY_TAG
-from ray_diffusion.tracking.registry import SCHEME, asked
+from ray_diffusion.tracking.registry import SCHEME
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ray_diffusion.config import Config
 from ray_diffusion.config.passwords import without_passwords
-from ray_diffusion.errors import RayDiffusionError, TrackingError, UsageError
-from ray_diffusion.tracking.client import brief, connect, is_missing, is_permanent
-from ray_diffusion.tracking.identity import sqlite_path, tracking_uri
+from ray_diffusion.errors import TrackingError, UsageError
+from ray_diffusion.tracking.client import asked, brief, connect
+from ray_diffusion.tracking.identity import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,17 +57,8 @@ def fetch_model(uri: str, tracking_uri: str, into: Path) -> Registered:
         forms = f"{SCHEME}NAME@ALIAS, {SCHEME}NAME/VERSION, {RUN_SCHEME}RUN_ID"
         raise UsageError(f"{uri} is none of {forms}")
     missing = UsageError(f"MLflow at {without_passwords(tracking_uri)} has no {uri}")
-    database = sqlite_path(tracking_uri)
-    if database is not None and not database.exists():
-        raise missing  # asking would make it
-    with asked(tracking_uri):
-        client = connect(tracking_uri)
-        try:
-            found, location = _locate(client, **wanted.groupdict())
-        except Exception as error:
-            if is_missing(error) or is_permanent(error):
-                raise missing from error
-            raise
+    with asked(tracking_uri, missing):
+        found, location = _locate(connect(tracking_uri), **wanted.groupdict())
     try:
         return Registered(found, _download(location, tracking_uri, into))
     except Exception as error:
@@ -100,25 +92,7 @@ def at_hand(model: str) -> Iterator[tuple[str, str]]:
 
 def default_uri() -> str:
     """Where MLflow is for a verb that reads no run's configuration."""
-    return tracking_uri(None, "runs")[0]
-
-
-@contextmanager
-def asked(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises, of whatever class, into one line for the user.
-
-    Args:
-        uri: The MLflow that is asked.
-
-    Raises:
-        TrackingError: If the block raises anything but an error of ours.
-    """
-    try:
-        yield
-    except RayDiffusionError:
-        raise
-    except Exception as error:
-        raise TrackingError(f"MLflow at {without_passwords(uri)}: {brief(error)}") from error
+    return tracking_uri(None, Config().run.storage_url)[0]
 
 
 def _locate(

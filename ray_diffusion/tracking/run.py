@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import TrackingError
-from ray_diffusion.tracking.client import brief, connect, is_missing
+from ray_diffusion.tracking.client import asked, connect, is_missing
 from ray_diffusion.tracking.identity import KEY_TAG, RunIdentity
 
 if TYPE_CHECKING:
@@ -100,22 +100,17 @@ def find_or_create(
 
 
 def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
-    try:
+    with asked(identity.uri):
         client = connect(identity.uri)
         if run_id is not None and (known := _by_id(client, identity.uri, run_id)):
             return known
-        with _one_at_a_time(identity.run_key) as asked:
+        with _one_at_a_time(identity.run_key) as last_asked:
             experiment_id = _experiment(client, identity)
             found = _only(client, experiment_id, identity.run_key)
             if found is None:
-                found = _create(client, experiment_id, identity, asked)
+                found = _create(client, experiment_id, identity, last_asked)
             steps = _describe(client, found, identity)
         return Run(identity.uri, experiment_id, found, steps)
-    except TrackingError:
-        raise
-    # Everything: MLflow raises its own errors, requests', SQLAlchemy's and the drivers' of both.
-    except Exception as error:
-        raise TrackingError(f"MLflow at {identity.shown_uri}: {brief(error)}") from error
 
 
 @contextlib.contextmanager
@@ -132,17 +127,17 @@ def _one_at_a_time(run_key: str) -> Iterator[FileIO]:
 
 
 def _create(
-    client: "MlflowClient", experiment_id: str, identity: RunIdentity, asked: FileIO
+    client: "MlflowClient", experiment_id: str, identity: RunIdentity, last_asked: FileIO
 ) -> str:
-    asked.seek(0)
+    last_asked.seek(0)
     with contextlib.suppress(ValueError):  # nobody has asked, or was killed at it
-        if abs(time.time() - float(asked.read())) < FATE_S:
+        if abs(time.time() - float(last_asked.read())) < FATE_S:
             raise TrackingError(f"MLflow at {identity.shown_uri} may still be making the run")
-    asked.truncate(0)
-    asked.write(str(time.time()).encode())
+    last_asked.truncate(0)
+    last_asked.write(str(time.time()).encode())
     tags = dict(identity.tags) | {KEY_TAG: identity.run_key}
     made = client.create_run(experiment_id, run_name=identity.name, tags=tags).info.run_id
-    asked.truncate(0)
+    last_asked.truncate(0)
     # Another machine may have made it too, since we looked.
     return _only(client, experiment_id, identity.run_key) or str(made)
 

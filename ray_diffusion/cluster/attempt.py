@@ -10,7 +10,7 @@ from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import ORIGIN
 from ray_diffusion.config import Config
 from ray_diffusion.storage import Directory
-from ray_diffusion.tracking.environment import ENVIRONMENT, lineage_files
+from ray_diffusion.tracking.environment import ENVIRONMENT
 from ray_diffusion.tracking.identity import RunIdentity
 
 FOLDER = "attempts"
@@ -52,13 +52,15 @@ class Attempt:
         facts = found | {"attempts": self.number} | dict(self._identity.tags)
         return json.dumps(facts, indent=1)
 
-    def write_lineage(self, run: Directory, files: RunFiles) -> None:
-        """Write the files of ``tracking.environment``, which tell what the run is made with.
+    def write_lineage(
+        self, run: Directory, files: RunFiles, made_with: Mapping[str, bytes]
+    ) -> None:
+        """Write the files that tell what the run is made with, as ``tracking.environment`` does.
 
         Of a later launch only what has changed, into a folder of its own: the first one's stay.
         """
         first = run.read(ENVIRONMENT) is None
-        for name, content in lineage_files().items():
+        for name, content in made_with.items():
             if first:
                 files.write(name, content)
             elif run.read(name) != content:

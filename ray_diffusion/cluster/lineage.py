@@ -15,8 +15,7 @@ from ray_diffusion.diffusion import profile, schedule
 from ray_diffusion.errors import UsageError
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, cache_dir
-from ray_diffusion.tracking.environment import lineage_tags
-from ray_diffusion.tracking.identity import RunIdentity, tracking_uri
+from ray_diffusion.tracking.identity import SWEEP_TAG, RunIdentity, tracking_uri
 from ray_diffusion.tracking.spool import Spool
 from ray_diffusion.tracking.tracker import Role, Tracker
 from ray_diffusion.training import checkpoint
@@ -54,12 +53,13 @@ def spool_directory(config: Config, origin: RunIdentity) -> Path:
     return local / "spool" if local is not None else cache_dir() / "spools" / origin.run_key
 
 
-def identity(config: Config, dataset_fingerprint: str) -> RunIdentity:
+def identity(config: Config, dataset_fingerprint: str, made_with: Mapping[str, str]) -> RunIdentity:
     """The MLflow run of a configuration.
 
     Args:
         config: The resolved configuration.
         dataset_fingerprint: Of the dataset it is trained on.
+        made_with: Tags of what it is made with.
 
     Returns:
         The identity.
@@ -72,7 +72,7 @@ def identity(config: Config, dataset_fingerprint: str) -> RunIdentity:
         "ray_diffusion.schedule_fingerprint": schedule.fingerprint(logsnr_table(config)),
         "ray_diffusion.score_fingerprint": profile.fingerprint(),
     }
-    return _identity(config, run_key(run_directory(config)), lineage_tags() | fingerprints)
+    return _identity(config, run_key(run_directory(config)), {**made_with, **fingerprints})
 
 
 def recorded(run: Directory, uri: str | None = None) -> tuple[Config, RunIdentity]:
@@ -168,8 +168,9 @@ def ship_leftovers(
 
 def _identity(config: Config, run_key: str, tags: Mapping[str, str]) -> RunIdentity:
     uri, artifacts = tracking_uri(config.tracking.uri, config.run.storage_url)
+    sweep = f"{tags[SWEEP_TAG]}/" if SWEEP_TAG in tags else ""
     return RunIdentity(
-        name=config.run.name,
+        name=sweep + config.run.name,
         run_key=run_key,
         experiment=config.tracking.experiment,
         uri=uri,

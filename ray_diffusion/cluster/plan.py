@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ray_diffusion.errors import ConfigError, UsageError, warn
 from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, absolute, options
+from ray_diffusion.tracking.environment import Lineage
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.registry import SCHEME
 
@@ -31,6 +33,7 @@ class Plan:
         config: Resolved: nothing is left to default, locations are absolute.
         run: The run's directory.
         identity: The MLflow run.
+        made_with: Files that tell what the run is made with, by name.
         train_images: Examples of the train split.
         val_images: Examples of the val split.
         order: How the order of the data is laid out, in words.
@@ -42,6 +45,7 @@ class Plan:
     config: Config
     run: Directory
     identity: RunIdentity
+    made_with: Mapping[str, bytes]
     train_images: int
     val_images: int
     order: str
@@ -134,23 +138,23 @@ def _refuse_changes(config: Config, run: Directory) -> None:
         )
 
 
-def _complain(config: Config) -> None:
-    """Say what is odd about the schedule; odd schedules are worth an experiment, so no more."""
+def oddities(config: Config) -> list[str]:
+    """What is odd about a schedule; odd schedules are worth an experiment, so it is only said."""
     table = logsnr_table(config)
     found, covered = complaints(table), coverage(table)
     if covered < 1:
         found.append(
             f"no timestep is near {1 - covered:.0%} of the noise levels that val/score looks at"
         )
-    for complaint in found:
-        warn(f"diffusion.beta_schedule={config.diffusion.beta_schedule}: {complaint}")
+    return [f"diffusion.beta_schedule={config.diffusion.beta_schedule}: {one}" for one in found]
 
 
-def prepare(config: Config) -> Plan:
+def prepare(config: Config, made_with: Lineage | None = None) -> Plan:
     """Check everything that can be checked without a cluster.
 
     Args:
         config: A configuration as the user gave it.
+        made_with: What the run is made with, where the user has started another process.
 
     Returns:
         The plan. Nothing has been written, but for a built-in dataset packed into the cache.
@@ -161,10 +165,11 @@ def prepare(config: Config) -> Plan:
         DataError: If the dataset cannot be read.
         StorageError: If the run's directory cannot be written.
     """
-    data = config.data
+    data, made_with = config.data, made_with or Lineage()
     options.use(config.run.storage_options)
     forwarded(config.cluster.forward_env)  # complains of what is missing here
-    _complain(config)
+    for complaint in oddities(config):
+        warn(complaint)
     urls = [
         url if url.startswith("builtin:") else absolute(url)
         for url in (data.dataset_url, *data.mixture_urls)
@@ -179,7 +184,7 @@ def prepare(config: Config) -> Plan:
     _refuse_changes(config, run)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build(config).parameters())
-    identity = lineage.identity(config, train.fingerprint)
+    identity = lineage.identity(config, train.fingerprint, made_with.tags)
     init, *odd = warm_start.rehearse(config, run, identity.uri) or [""]
     for line in odd:
         warn(line)
@@ -187,6 +192,7 @@ def prepare(config: Config) -> Plan:
         config,
         run,
         identity,
+        made_with.files,
         len(train),
         len(val),
         train.explain(),

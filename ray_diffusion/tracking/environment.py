@@ -11,6 +11,8 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,19 @@ DIFF_BYTES = 1_000_000
 DIGEST_CHARACTERS = 12
 
 CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run is made with, as the process knows it that the user has started.
+
+    Attributes:
+        tags: As of `lineage_tags`.
+        files: As of `lineage_files`.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=lambda: lineage_tags())
+    files: Mapping[str, bytes] = field(default_factory=lambda: lineage_files())
 
 
 def lineage_tags() -> dict[str, str]:

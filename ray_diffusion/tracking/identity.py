@@ -8,7 +8,7 @@ import getpass
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ray_diffusion.config.passwords import without_passwords
@@ -18,6 +18,9 @@ KEY_TAG = "ray_diffusion.run_key"
 
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own name: its pages show a run below its parent."""
+
+SWEEP_TAG, SWEEP_KEY_TAG = "ray_diffusion.sweep", "ray_diffusion.sweep_key"
+"""Of a trial: name and key of the run that stands for its sweep."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class RunIdentity:
     tags: Mapping[str, str] = field(default_factory=dict)
     """`environment.lineage_tags` and whatever else the run should be found by."""
 
-    parent_run_id: str | None = None
-    """The run that this one is a part of, such as a sweep's; it joins the tags."""
-
-    def __post_init__(self) -> None:
-        if self.parent_run_id is not None:
-            tags = dict(self.tags) | {PARENT_TAG: self.parent_run_id}
-            object.__setattr__(self, "tags", tags)
+    @property
+    def sweep(self) -> "RunIdentity | None":
+        """The run that a trial's tags tell it is a part of; None for any other run."""
+        if SWEEP_KEY_TAG not in self.tags:
+            return None
+        name, key = self.tags[SWEEP_TAG], self.tags[SWEEP_KEY_TAG]
+        return replace(self, name=name, run_key=key, params={}, tags={})
 
     @property
     def shown_uri(self) -> str:

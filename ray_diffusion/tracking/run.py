@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ray_diffusion.config.passwords import without_passwords
 from ray_diffusion.errors import TrackingError
 from ray_diffusion.tracking.client import asked, connect, is_missing
-from ray_diffusion.tracking.identity import KEY_TAG, RunIdentity
+from ray_diffusion.tracking.identity import KEY_TAG, PARENT_TAG, RunIdentity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,7 +63,7 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:
 def find_or_create(
     identity: RunIdentity, *, run_id: str | None = None, deadline_s: float | None = None
 ) -> Run:
-    """The run of an identity, with its params and tags written.
+    """The run of an identity, with its params and tags written; below its sweep's if it is a trial.
 
     Processes of one machine that ask at the same time get one run. Two machines nearly always do:
     the run that started first is taken and the other one is deleted.
@@ -104,6 +104,9 @@ def _find_or_create(identity: RunIdentity, run_id: str | None) -> Run:
         client = connect(identity.uri)
         if run_id is not None and (known := _by_id(client, identity.uri, run_id)):
             return known
+        if identity.sweep is not None:
+            parent = {PARENT_TAG: _find_or_create(identity.sweep, None).run_id}
+            identity = replace(identity, tags=dict(identity.tags) | parent)
         with _one_at_a_time(identity.run_key) as last_asked:
             experiment_id = _experiment(client, identity)
             found = _only(client, experiment_id, identity.run_key)

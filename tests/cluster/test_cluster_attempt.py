@@ -8,13 +8,14 @@ import pytest
 
 from ray_diffusion import config as configs
 from ray_diffusion.cluster.attempt import begin, on_cluster
-from ray_diffusion.cluster.environment import tracking_credentials
+from ray_diffusion.cluster.environment import tracking_access
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.lineage import ORIGIN
 from ray_diffusion.cluster.plan import prepare
 from ray_diffusion.cluster.summary import Summary
 from ray_diffusion.storage import Directory
 from ray_diffusion.tracking import environment
+from ray_diffusion.tracking.environment import lineage_files
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.tracker import Tracker
 
@@ -63,12 +64,12 @@ def test_a_later_launch_writes_only_what_has_changed(
     run: Directory, files: RunFiles, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("PATH", "")  # no git: whether this work tree is clean is not the question
-    begin(run, IDENTITY).write_lineage(run, files)
+    begin(run, IDENTITY).write_lineage(run, files, lineage_files())
     first = run.read("environment.txt")
-    begin(run, IDENTITY).write_lineage(run, files)
+    begin(run, IDENTITY).write_lineage(run, files, lineage_files())
     assert run.names() == ["environment.txt", "run.json"]
     monkeypatch.setattr(environment, "environment", lambda: "torch==3\n")
-    begin(run, IDENTITY).write_lineage(run, files)
+    begin(run, IDENTITY).write_lineage(run, files, lineage_files())
     assert run.read("environment.txt") == first
     assert run.read("attempts/3/environment.txt") == b"torch==3\n"
 
@@ -118,15 +119,15 @@ def test_the_hours_are_in_the_last_lines_once_there_are_some():
     assert "spent      1.26 CPU-hours, 0.50 GPU-hours" in told
 
 
-def test_the_credentials_that_are_set_travel(monkeypatch: pytest.MonkeyPatch):
-    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+def test_what_is_set_of_mlflow_travels(monkeypatch: pytest.MonkeyPatch):
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
-    assert tracking_credentials() == {}
+    assert tracking_access() == {}
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0k3n")
-    assert tracking_credentials() == {"MLFLOW_TRACKING_TOKEN": "t0k3n"}
+    assert tracking_access() == {"MLFLOW_TRACKING_TOKEN": "t0k3n"}
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    assert len(tracking_credentials()) == 3
+    assert len(tracking_access()) == 3
 
 
 def test_a_plan_shows_no_password_of_the_environment(

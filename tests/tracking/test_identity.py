@@ -5,7 +5,13 @@ import pytest
 
 from ray_diffusion.errors import ConfigError
 from ray_diffusion.tracking.client import connect
-from ray_diffusion.tracking.identity import PARENT_TAG, RunIdentity, tracking_uri
+from ray_diffusion.tracking.identity import (
+    PARENT_TAG,
+    SWEEP_KEY_TAG,
+    SWEEP_TAG,
+    RunIdentity,
+    tracking_uri,
+)
 from ray_diffusion.tracking.run import find_or_create
 
 
@@ -41,9 +47,11 @@ def test_a_directory_is_no_tracking_uri(uri: str) -> None:
         tracking_uri(uri, "runs")
 
 
-def test_a_child_is_found_by_its_parent(identity: RunIdentity) -> None:
-    parent = find_or_create(replace(identity, run_key=f"{identity.run_key}-parent"))
-    child = find_or_create(replace(identity, parent_run_id=parent.run_id))
+def test_a_trial_is_below_its_sweep_whichever_is_recorded_first(identity: RunIdentity) -> None:
+    key = f"{identity.run_key}-sweep"
+    tags = dict(identity.tags) | {SWEEP_TAG: "schedules", SWEEP_KEY_TAG: key}
+    child = find_or_create(replace(identity, tags=tags))
+    parent = find_or_create(replace(identity, name="schedules", run_key=key))
     query = f"tags.`{PARENT_TAG}` = '{parent.run_id}'"
     found = connect(identity.uri).search_runs([child.experiment_id], query)
     assert [run.info.run_id for run in found] == [child.run_id]
@@ -51,7 +59,8 @@ def test_a_child_is_found_by_its_parent(identity: RunIdentity) -> None:
 
 
 def test_a_run_without_a_parent_says_nothing_of_one(identity: RunIdentity) -> None:
-    assert PARENT_TAG not in identity.tags
+    found = find_or_create(replace(identity, run_key=f"{identity.run_key}-alone"))
+    assert PARENT_TAG not in connect(identity.uri).get_run(found.run_id).data.tags
 
 
 def test_the_password_of_a_uri_is_not_in_what_python_prints() -> None:

@@ -1,12 +1,25 @@
-"""The one actor of a launch: workers post on it, the driver reads, and either may stop the run."""
+"""The board of a launch: workers post on it, the driver reads, and either may stop the run.
 
-from typing import Any, Literal, get_args
+Where driver and worker are one process, a `Board` is all there is. Else it is an actor, and
+workers have a `RemoteBoard`.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import ray
 
 from ray_diffusion.errors import RayDiffusionError
 from ray_diffusion.tracking.metrics import Snapshot
 
 Reason = Literal["failure", "stall", "drain", "resize"]
 """Why workers are started again."""
+
+Answer = TypeVar("Answer")
+
+REQUEST_PERIOD_S = 0.5
+"""How often a worker asks a remote board what the driver wishes."""
 
 
 class Board:
@@ -28,8 +41,15 @@ class Board:
         self._saves = 0
         self._failure: RayDiffusionError | None = None
 
-    def started(self, rank: int, world: int, node: str) -> None:
-        """A worker of a new group is about to train."""
+    def started(self, rank: int, world: int, node: str, placement: Any = None) -> None:
+        """A worker of a new group is about to train.
+
+        Args:
+            rank: Which.
+            world: Of how many.
+            node: Id of its node.
+            placement: The placement group that holds the workers' resources, if there is one.
+        """
         if rank == 0:
             if self._world:
                 resized: Reason = "resize" if world != self._world else "failure"
@@ -89,3 +109,61 @@ class Board:
     def failure(self) -> RayDiffusionError | None:
         """Why the run ended, if for such a reason."""
         return self._failure
+
+    def settle(self) -> None:
+        """Wait until all that was told is here, which it is."""
+
+
+class Polled(Generic[Answer]):
+    """An actor's answer to a question, half a second old or older: no call waits for it.
+
+    Args:
+        ask: Asks the actor; the first answer is waited for.
+    """
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        self._ask, self._asked_at = ask, time.monotonic()
+        self._newest: Answer = ray.get(ask())
+        self._pending = ask()
+
+    def __call__(self) -> Answer:
+        """The newest answer."""
+        if time.monotonic() - self._asked_at >= REQUEST_PERIOD_S:
+            answered, _ = ray.wait([self._pending], timeout=0)
+            if answered:
+                self._newest = ray.get(self._pending)
+                self._pending, self._asked_at = self._ask(), time.monotonic()
+        return self._newest
+
+
+class RemoteBoard:
+    """A board in another process, as a worker has it: its methods are those of ``Board``.
+
+    Nothing waits for the board but what must be certain.
+
+    Args:
+        actor: The board.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.requested: Polled[tuple[bool, int]] = Polled(actor.requested.remote)
+        self.started, self.expect = actor.started.remote, actor.expect.remote
+        self.measured, self.post, self.warn = (
+            actor.measured.remote,
+            actor.post.remote,
+            actor.warn.remote,
+        )
+
+    def fail(self, failure: RayDiffusionError) -> None:
+        """End the run for a reason that a restart of the workers would not cure."""
+        ray.get(self._actor.fail.remote(failure))
+
+    def failure(self) -> RayDiffusionError | None:
+        """Why the run ended, if for such a reason."""
+        found: RayDiffusionError | None = ray.get(self._actor.failure.remote())
+        return found
+
+    def settle(self) -> None:
+        """Wait until all that was told is there: an actor does calls in their order."""
+        self.failure()

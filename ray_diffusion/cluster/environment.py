@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from ray_diffusion.errors import UsageError
 from ray_diffusion.storage import options
 
-TRACKING_CREDENTIALS = (
+TRACKING = (
+    "MLFLOW_TRACKING_URI",
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -32,9 +33,9 @@ def forwarded(names: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def tracking_credentials() -> dict[str, str]:
-    """Those of MLflow's credentials that are set here; they travel as ``forwarded`` does."""
-    return {name: os.environ[name] for name in TRACKING_CREDENTIALS if name in os.environ}
+def tracking_access() -> dict[str, str]:
+    """What says here where MLflow is and who asks it; it travels as ``forwarded`` does."""
+    return {name: os.environ[name] for name in TRACKING if name in os.environ}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A group of workers on Ray Train: started, watched, stopped, and started again."""
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from ray_diffusion.cluster import worker
 from ray_diffusion.cluster.board import Board
 from ray_diffusion.cluster.hub import Feed, port_of
 from ray_diffusion.cluster.metering import LaunchMeter
-from ray_diffusion.cluster.notice import Backend, Drains
+from ray_diffusion.cluster.notice import Backend, Drains, stop_on_signals
 from ray_diffusion.cluster.progress import ProgressLine
 from ray_diffusion.config import Config
 from ray_diffusion.errors import ClusterError, RayDiffusionError, WorkersFailed, warn
@@ -33,18 +32,21 @@ class Group:
 
     Args:
         config: The resolved configuration, fitted to the cluster.
+        name: Of the run, among all that the metrics hub is told of.
+        board: What links it to its workers.
+        told: What the board is made with.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, name: str, board: type[Board] = Board, *told: Any) -> None:
         self._config = config
         # On the driver's node, which the launch lives by: the others may go at any time.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        board: Any = ray.remote(num_cpus=0)(Board)
-        self.board: Any = board.options(label_selector=here).remote()
+        actor: Any = ray.remote(num_cpus=0)(board)
+        self.board: Any = actor.options(label_selector=here).remote(*told)
         self._meter = LaunchMeter(config.cluster.use_gpu)
         port = port_of(config.tracking.metrics_port)
         self._progress = ProgressLine()
-        self._feed = Feed(config.run.name, port, self._warn)
+        self._feed = Feed(name, port, self._warn)
 
     def train(self, fields: dict[str, Any]) -> None:
         """Run the workers to their end.
@@ -55,8 +57,8 @@ class Group:
         Raises:
             RayDiffusionError: The reason, if the run did not reach its end.
         """
-        with _lost_cluster_explained():
-            with _stop_on_signals(self.board):
+        with lost_cluster_explained():
+            with stop_on_signals(self.board.request_stop.remote):
                 for controller in range(self._config.cluster.max_failures + 1):
                     error = self._watched(self._trainer(fields, controller).fit)
                     if not isinstance(error, ray.exceptions.ActorDiedError):
@@ -139,27 +141,7 @@ class Group:
 
 
 @contextmanager
-def _stop_on_signals(board: Any) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM save and stop; on a second Ctrl-C stop at once."""
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        board.request_stop.remote()
-        print("\nstopping after a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the business of whoever owns the process
-        return
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _lost_cluster_explained() -> Iterator[None]:
+def lost_cluster_explained() -> Iterator[None]:
     """Tell in one line of a cluster that went away while the driver was asking it something."""
     try:
         yield

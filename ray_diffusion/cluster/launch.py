@@ -4,6 +4,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import ray
 
 from ray_diffusion import config as configs
 from ray_diffusion.cluster import warm_start
-from ray_diffusion.cluster.attempt import begin, on_cluster
-from ray_diffusion.cluster.environment import forwarded, tracking_credentials
+from ray_diffusion.cluster.alone import Alone
+from ray_diffusion.cluster.attempt import Attempt, begin, on_cluster
+from ray_diffusion.cluster.environment import forwarded, tracking_access
 from ray_diffusion.cluster.exported import export, folder_of
 from ray_diffusion.cluster.files import RunFiles
 from ray_diffusion.cluster.group import Group
@@ -55,34 +58,43 @@ def fit(plan: Plan) -> Summary:
         RayDiffusionError: The reason, if the run did not reach its end; the summary is written
             all the same, and is the error's note.
     """
-    with held(plan.run, _end_at_once):
+    config = fitted_to_cluster(plan.config)
+    return launch(plan, config, Group(config, plan.identity.name))
+
+
+def launch(plan: Plan, config: Config, group: Group | Alone) -> Summary:
+    """Train a run to its end, from its newest checkpoint.
+
+    Args:
+        plan: What to train.
+        config: Its configuration, fitted to the cluster.
+        group: Who trains.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UsageError: If another launch trains the run.
+        RayDiffusionError: As of ``fit``.
+    """
+    with held(plan.run, end_at_once):
         warm_start.prepare(plan.config, plan.run, plan.identity.uri)
         identity = on_cluster(plan.identity, ray.cluster_resources())  # type: ignore[no-untyped-call]
-        return _launched(replace(plan, identity=identity), fitted_to_cluster(plan.config))
+        return _launched(replace(plan, identity=identity), config, group)
 
 
-def _end_at_once(message: str) -> None:
+def end_at_once(message: str) -> None:
     """End a launch whose run another one has taken over: nothing of it may be written any more."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(UsageError.exit_code)  # Ray ends the workers of a driver that is gone
 
 
-def _launched(plan: Plan, config: Config) -> Summary:
+def _launched(plan: Plan, config: Config, group: Group | Alone) -> Summary:
     summary = Summary("failed", plan.run.url, tracking_uri=plan.identity.shown_uri)
     failure: RayDiffusionError | None = None
     mlflow_status = "FINISHED"
-    spools = spool_directory(config, plan.identity)
-    # The key before the run that it finds: a kill between them must not leave two runs.
-    attempt = begin(plan.run, plan.identity)
-    with Tracker(spools, "driver", plan.identity) as tracker:
-        files = RunFiles(plan.run, spools, tracker)
-        files.write(CONFIG, configs.dump(plan.config))
-        attempt.write_lineage(plan.run, files)
-        run_id = summary.mlflow_run_id = _mlflow_run(plan)
-        files.write(ORIGIN, attempt.origin(run_id))
-        tracker.status("RUNNING")
-        group = Group(config)
-        environment = forwarded(config.cluster.forward_env) | tracking_credentials()
+    with recorded(plan) as (attempt, tracker, files, run_id):
+        environment = forwarded(config.cluster.forward_env) | tracking_access()
         assignment = Assignment(config, plan.identity, run_id, group.board, environment)
         started = time.monotonic()
         try:
@@ -109,6 +121,29 @@ def _launched(plan: Plan, config: Config) -> Summary:
         failure.add_note(summary.block())
         raise failure
     return summary
+
+
+@contextmanager
+def recorded(plan: Plan) -> Iterator[tuple[Attempt, Tracker, RunFiles, str | None]]:
+    """Record a launch, from its beginning on: in the run's directory and in MLflow.
+
+    Args:
+        plan: What is launched.
+
+    Yields:
+        The launch, what records its metrics and its files, and the id of its run in MLflow if
+        that could be reached.
+    """
+    # The key before the run that it finds: a kill between them must not leave two runs.
+    attempt, spools = begin(plan.run, plan.identity), spool_directory(plan.config, plan.identity)
+    with Tracker(spools, "driver", plan.identity) as tracker:
+        files = RunFiles(plan.run, spools, tracker)
+        files.write(CONFIG, configs.dump(plan.config))
+        attempt.write_lineage(plan.run, files, plan.made_with)
+        run_id = _mlflow_run(plan)
+        files.write(ORIGIN, attempt.origin(run_id))
+        tracker.status("RUNNING")
+        yield attempt, tracker, files, run_id
 
 
 def _tell_state(summary: Summary, run: Directory) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray_diffusion.cluster.board import Board, RemoteBoard
 from ray_diffusion.config import Config
 from ray_diffusion.models.ema import decay_at
 from ray_diffusion.tracking.metrics import Meter, Report
@@ -35,7 +36,7 @@ class WorkerMeter:
     """
 
     def __init__(
-        self, board: Any, rank: int, config: Config, sampler: Sampler | None = None
+        self, board: Board | RemoteBoard, rank: int, config: Config, sampler: Sampler | None = None
     ) -> None:
         self._board, self._rank, self._config = board, rank, config
         self._meter = Meter()
@@ -103,7 +104,7 @@ class WorkerMeter:
             self._system = found
             for name, value in machine(found).items():
                 self._meter.set(name, value)
-        self._board.measured.remote(self._rank, self._meter.snapshot())
+        self._board.measured(self._rank, self._meter.snapshot())
 
     def system(self) -> dict[str, float]:
         """The newest sample of the machine, for the tracker; nothing if it was told before."""

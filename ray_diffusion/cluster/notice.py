@@ -1,10 +1,12 @@
-"""Notices that a worker must go: a SIGTERM to its process, a node that is being drained."""
+"""Notices that it is time to go: a signal to driver or worker, a node that is being drained."""
 
 import math
 import signal
+import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,30 @@ def listen() -> None:
 def told_to_go() -> bool:
     """Whether this worker got a SIGTERM."""
     return _told_to_go.is_set()
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM save and stop; on a second Ctrl-C stop at once.
+
+    Args:
+        stop: Has the workers save and stop.
+    """
+
+    def heed(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+        print("\nstopping after a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the business of whoever owns the process
+        return
+    old = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc] # its name is private

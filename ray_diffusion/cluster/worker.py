@@ -13,9 +13,11 @@ import ray.train
 import ray.train.torch
 import torch
 from PIL import Image
+from ray.util import get_current_placement_group
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ray_diffusion.cluster.board import Board, RemoteBoard
 from ray_diffusion.cluster.environment import applied
 from ray_diffusion.cluster.files import RunFiles, fetched
 from ray_diffusion.cluster.lineage import TAIL, run_directory, spool_directory
@@ -34,7 +36,6 @@ from ray_diffusion.training.loop import loop
 from ray_diffusion.training.retention import Keep
 
 RAISED_BY_ALL = (Diverged, Preempted)  # by every worker, at the same step
-REQUEST_PERIOD_S = 0.5  # how often a loop may ask the driver what it wishes
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,44 @@ def train(fields: dict[str, Any]) -> None:
         fields: The fields of an ``Assignment``; Ray Train hands on dictionaries alone.
     """
     assignment = Assignment(**fields)
-    config, board = assignment.config, assignment.board
-    if ray.get(board.failure.remote()) is not None:
+    board = RemoteBoard(assignment.board)
+    if board.failure() is not None:
         return  # restarted only because one worker had to raise, see below
-    torch.set_num_threads(config.cluster.cpus_per_worker or 1)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    board.started.remote(rank, world, ray.get_runtime_context().get_node_id())
+    node, placement = ray.get_runtime_context().get_node_id(), get_current_placement_group()
+    board.started(rank, world, node, placement)
     try:
-        with applied(assignment.environment, config.run.storage_options):
-            _train(assignment, rank)
+        train_one(assignment, board, rank, ray.train.torch.get_device())
     except RayDiffusionError as error:
-        ray.get(board.fail.remote(error))
+        board.fail(error)
         if world > 1 and not isinstance(error, RAISED_BY_ALL):
             raise  # the others wait for this worker, and only Ray can end them
 
 
-def _train(assignment: Assignment, rank: int) -> None:
-    config, device = assignment.config, ray.train.torch.get_device()
+def train_one(
+    assignment: Assignment, board: Board | RemoteBoard, rank: int, device: torch.device
+) -> None:
+    """Train as one process, to the end.
+
+    Args:
+        assignment: What to train.
+        board: Where it tells of its progress, and is told to stop.
+        rank: Which worker it is; the first one records.
+        device: Where to train.
+
+    Raises:
+        RayDiffusionError: The reason, if the run did not reach its end.
+    """
+    torch.set_num_threads(assignment.config.cluster.cpus_per_worker or 1)
+    with applied(assignment.environment, assignment.config.run.storage_options):
+        _train(assignment, board, rank, device)
+
+
+def _train(
+    assignment: Assignment, board: Board | RemoteBoard, rank: int, device: torch.device
+) -> None:
+    config = assignment.config
     run, training = run_directory(config), config.training
     keep = Keep(
         training.keep_checkpoints, training.keep_best_checkpoints, training.keep_every_images
@@ -92,10 +113,11 @@ def _train(assignment: Assignment, rank: int) -> None:
         name = f"stacks/{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}.txt"
         run.write(name, stacks)
         message = f"worker {rank} made no step for {config.cluster.stall_timeout_s:g} s; its "
-        assignment.board.expect.remote("stall")
-        ray.get(assignment.board.warn.remote(f"{message}stack is in {run.url}/{name}"))
+        board.expect("stall")
+        board.warn(f"{message}stack is in {run.url}/{name}")
+        board.settle()
 
-    meter = WorkerMeter(assignment.board, rank, config)
+    meter = WorkerMeter(board, rank, config)
     with watched(config.cluster.stall_timeout_s, keep_stacks) as pulse:
 
         def stop_at_notice() -> bool:
@@ -108,48 +130,41 @@ def _train(assignment: Assignment, rank: int) -> None:
             silent = replace(silent, should_stop=stop_at_notice, pausing=pulse.pause)
             loop(config, silent, device)
             return
-        with _Record(assignment, run, meter) as record:
-            requests = _Requests(assignment.board)
+        with _Record(assignment, board, run, meter) as record:
             harness = replace(
                 record.harness(keep),
-                should_stop=lambda: stop_at_notice() or requests.stop(),
-                should_save=requests.save,
+                should_stop=lambda: stop_at_notice() or board.requested()[0],
+                should_save=_Saves(board).due,
                 pausing=pulse.pause,
             )
             record.finish(loop(config, harness, device)["profile"])
 
 
-class _Requests:
-    """What the driver wishes, asked without ever waiting for the answer."""
+class _Saves:
+    """Counts the checkpoints that the driver wishes, each of them once."""
 
-    def __init__(self, board: Any) -> None:
-        self._board, self._asked_at = board, time.monotonic()
-        self._stop: bool
-        self._saves: int
-        self._stop, self._saves = ray.get(board.requested.remote())
-        self._saved = self._saves  # what was wished of the workers before these
-        self._pending = board.requested.remote()
+    def __init__(self, board: Board | RemoteBoard) -> None:
+        self._board = board
+        _, self._saved = board.requested()  # what was wished of the workers before these
 
-    def stop(self) -> bool:
-        """Whether to save and stop."""
-        if time.monotonic() - self._asked_at >= REQUEST_PERIOD_S:
-            answered, _ = ray.wait([self._pending], timeout=0)
-            if answered:
-                self._stop, self._saves = ray.get(self._pending)
-                self._pending, self._asked_at = self._board.requested.remote(), time.monotonic()
-        return self._stop
-
-    def save(self) -> bool:
-        """Whether to save and go on; once for each time that the driver wishes it."""
-        wished, self._saved = self._saves > self._saved, self._saves
-        return wished
+    def due(self) -> bool:
+        """Whether there is a new wish."""
+        _, wished = self._board.requested()
+        new, self._saved = wished > self._saved, wished
+        return new
 
 
 class _Record:
     """What the first worker writes down: metrics, pictures, progress, at the end the loss curve."""
 
-    def __init__(self, assignment: Assignment, run: Directory, meter: WorkerMeter) -> None:
-        self._config, self._board, self._run = assignment.config, assignment.board, run
+    def __init__(
+        self,
+        assignment: Assignment,
+        board: Board | RemoteBoard,
+        run: Directory,
+        meter: WorkerMeter,
+    ) -> None:
+        self._config, self._board, self._run = assignment.config, board, run
         self._spools = spool_directory(self._config, assignment.identity)
         self._tracker = Tracker(
             self._spools, "train", assignment.identity, run_id=assignment.run_id
@@ -164,12 +179,13 @@ class _Record:
     def __exit__(self, *raised: object) -> None:
         shipped = self._tracker.finish()
         self._meter.post()
-        ray.get(self._board.post.remote({"shipped": shipped}))
+        self._board.post({"shipped": shipped})
+        self._board.settle()
 
     def harness(self, keep: Keep) -> Harness:
         """A harness that records, and keeps some checkpoints."""
         board = self._board
-        harness = in_directory(self._run, keep, self._log, self._show, warn=board.warn.remote)
+        harness = in_directory(self._run, keep, self._log, self._show, warn=board.warn)
 
         def save(directory: Path, images_seen: int, group: ProcessGroup | None) -> None:
             self._tracker.sync()  # metrics up to a checkpoint are as durable as the checkpoint
@@ -177,7 +193,7 @@ class _Record:
                 (directory / TAIL).write_bytes(self._tracker.tail(images_seen))
             with self._meter.publishing(directory):
                 harness.save(directory, images_seen, group)
-            board.post.remote({"checkpoint_at": time.time()})
+            board.post({"checkpoint_at": time.time()})
 
         def restore(into: Path) -> bool:
             found = harness.restore(into)
@@ -198,6 +214,8 @@ class _Record:
     def _log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
         self._tracker.log(images_seen, {**metrics, **self._meter.system()})
         self._meter.logged(images_seen, metrics)
+        if "val/score" in metrics:
+            self._board.post({"validated": dict(metrics), "images_seen": images_seen})
         if "train/loss" in metrics:
             facts = {
                 "images_seen": images_seen,
@@ -206,7 +224,7 @@ class _Record:
                 "images_per_second": metrics["train/images_per_second"],
                 "data_wait_fraction": metrics["train/data_wait_fraction"],
             }
-            self._board.post.remote(facts)
+            self._board.post(facts)
 
     def _show(self, images_seen: int, pictures: Mapping[str, Tensor]) -> None:
         for weights, picture in pictures.items():

@@ -186,10 +186,9 @@ class Posts:
     """What a board is posted."""
 
     def __init__(self) -> None:
-        self.measured = self
         self.snapshots: list[dict] = []
 
-    def remote(self, rank: int, snapshot: dict) -> None:
+    def measured(self, rank: int, snapshot: dict) -> None:
         self.snapshots.append(snapshot)
 
 

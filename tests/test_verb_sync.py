@@ -17,6 +17,7 @@ from ray_diffusion.cluster import lineage, summary
 from ray_diffusion.cluster.lineage import recorded, spool_directory
 from ray_diffusion.storage import Directory
 from ray_diffusion.tracking.client import connect
+from ray_diffusion.tracking.identity import SWEEP_KEY_TAG, SWEEP_TAG
 from ray_diffusion.tracking.spool import Spool
 from ray_diffusion.tracking.tracker import Tracker
 
@@ -104,6 +105,25 @@ def test_all_runs_of_a_directory_are_shipped_but_for_the_one_that_is_being_recor
     assert a.startswith("runs/a: 3 points shipped, run ")
     assert b == "runs/b: is being recorded now, and ships by itself"
     assert c.startswith("runs/c: 3 points shipped, run ")
+
+
+def test_a_sweep_is_shipped_with_its_trials_below_it(
+    mlflow: str, capsys: pytest.CaptureFixture[str]
+):
+    sweep = launched("sweep", **{"tracking.uri": mlflow})
+    key = recorded(sweep)[1].run_key
+    place = {"run.storage_url": sweep.url, "tracking.uri": mlflow}
+    trial = launched("sweep/trial-0000", **{"run.name": "trial-0000"} | place)
+    origin = json.loads(trial.read("run.json") or b"") | {SWEEP_TAG: "sweep", SWEEP_KEY_TAG: key}
+    trial.write("run.json", json.dumps(origin))
+    record(trial, 2)
+    record(sweep, 1)
+    sync_to(0, "runs/sweep")
+    told = [line.partition(" points")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["runs/sweep: 1", "runs/sweep/trial-0000: 2"]
+    there, parent = found(trial, mlflow), found(sweep, mlflow)
+    assert there.info.run_name == "sweep/trial-0000"
+    assert there.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
 def test_while_mlflow_is_away_all_waits_and_one_line_says_so(capsys: pytest.CaptureFixture[str]):

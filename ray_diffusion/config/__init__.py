@@ -15,7 +15,13 @@ follow. To add a rule between keys, add one entry to ``rules.py``. To add a pres
 ``ray_diffusion/presets``.
 """
 
-from ray_diffusion.config.cli import Options, command_line, request
+from ray_diffusion.config.cli import (
+    Options,
+    SweepOptions,
+    command_line,
+    request,
+    sweep_command_line,
+)
 from ray_diffusion.config.loading import dump, from_yaml, load, override, parse, split_flags
 from ray_diffusion.config.schema import Config
 from ray_diffusion.config.strict_yaml import Document
@@ -31,6 +37,7 @@ __all__ = [
     "Int",
     "Options",
     "StorageOptions",
+    "SweepOptions",
     "Values",
     "command_line",
     "differences",
@@ -45,4 +52,5 @@ __all__ = [
     "parse_yaml",
     "request",
     "split_flags",
+    "sweep_command_line",
 ]

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ray_diffusion.config import presets
 from ray_diffusion.config.schema import Config
+from ray_diffusion.config.sweep import Sweep
 from ray_diffusion.config.tree import leaves
 from ray_diffusion.config.wording import choices, show, show_bytes
 
@@ -36,6 +37,12 @@ RUN_FLAGS: Final = {
     "--profile": "Take a few steps, say where their time goes, keep a trace of them.",
     "--print-config": "Print the resolved config as YAML and stop.",
     "--help, -h": "Print this text and stop.",
+}
+SWEEP_FLAGS: Final = {
+    "--dry-run": "Check every trial, print the plan, change nothing.",
+    "--promote": "Register the winner, and give it the alias champion if it is better than the "
+    "one that has it.",
+    "--help": RUN_FLAGS["--help, -h"],
 }
 REQUEST_FLAGS: Final = {"--help, -h": RUN_FLAGS["--help, -h"]}
 
@@ -88,6 +95,25 @@ def request_help(
         "flags": REQUEST_FLAGS,
     }
     return _page(_usage(verb, [*words, "[key=value ...]", "[--help]"]), doc, tables)
+
+
+def sweep_help(doc: str | None) -> str:
+    """The help of the verb that sweeps.
+
+    Args:
+        doc: What it does: its module's docstring.
+    """
+    tables = {
+        "keys of FILE.yaml": dict(_entry(key, field) for key, field in leaves(Sweep).items())
+        | {
+            "parameters:": "What varies, by dotted key of a run's config: {value: X}, "
+            "{values: [...]} or {min: ..., max: ..., distribution: uniform|log_uniform|"
+            "int_uniform}; a section such as diffusion takes values that are mappings."
+        },
+        "flags": SWEEP_FLAGS,
+    }
+    usage = ("FILE.yaml", "[key.path=value ...]", "[--dry-run]", "[--promote]", "[--help]")
+    return _page(_usage("sweep", usage), doc, tables)
 
 
 def _page(usage: str, doc: str | None, tables: Mapping[str, Mapping[str, str]]) -> str:

@@ -8,6 +8,8 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
+from ray_diffusion.page.scale import round_up
+
 STYLE = """
 :root { --bar: #3f6fb0; }
 @media (prefers-color-scheme: dark) { :root { --bar: #7ea6dd; } }
@@ -55,7 +57,7 @@ def bins(values: Sequence[float]) -> list[Bin]:
     end = usual if long_tail else most
     whole = all(isinstance(value, int) for value in ordered)
     width = max((end - least) / MOST_BINS, abs(end) / FINEST)
-    step = _round(max(width, 1) if whole else width or 1)
+    step = round_up(max(width, 1) if whole else width or 1)
     # In fractions, as in floats 0.3 // 0.1 is 2.
     first, last = (Fraction(str(value)) // step for value in (least, end))
     edges: list[float] = [(int if whole else float)(step * i) for i in range(first, last + 2)]
@@ -66,12 +68,6 @@ def bins(values: Sequence[float]) -> list[Bin]:
         Bin(start, stop, upto - before)
         for (start, stop), (before, upto) in zip(pairwise(edges), pairwise(below), strict=True)
     ]
-
-
-def _round(least: float) -> Fraction:
-    """The smallest of 1, 2, 5, 10, 20, 50 ... and 0.5, 0.2, 0.1 ... that is not below ``least``."""
-    power = Fraction(10) ** math.floor(math.log10(least))
-    return next((m * power for m in (1, 2, 5) if m * power >= least), 10 * power)
 
 
 def histogram(values: Sequence[float], label: str, counted: str) -> str:
@@ -107,7 +103,7 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
 
 def _levels(highest: int, left: float) -> Iterator[str]:
     """The vertical axis: a line across at round counts."""
-    for count in range(0, highest + 1, int(_round(max(highest / 4, 1)))):
+    for count in range(0, highest + 1, int(round_up(max(highest / 4, 1)))):
         y = FLOOR - count * (FLOOR - TOP) / highest
         yield f'<line x1="{left:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield _text(left - 6, y + 4, f"{count:,}", "end")
@@ -135,7 +131,7 @@ def _marks(found: Sequence[Bin], left: float, wide: float) -> Iterator[str]:
         yield _text(right, FLOOR + 16, f"≥ {_number(found[-1].start)}", "end")
         right -= TAIL_LABEL
     single = _single(found[0])
-    step = _round((found[-1].start - found[0].start or 1) / MARKS)
+    step = round_up((found[-1].start - found[0].start or 1) / MARKS)
     edges = [bin.start for bin in found] + ([] if single else [found[-1].stop])
     for i, edge in enumerate(edges):
         x = left + (i + single / 2) * wide

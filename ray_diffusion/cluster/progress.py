@@ -1,8 +1,11 @@
-"""One line that says where a run is: redrawn on a terminal, printed now and then elsewhere."""
+"""Where a run is, for a person: redrawn in place on a terminal, printed now and then elsewhere."""
 
+import math
+import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_diffusion.errors import warn
@@ -50,35 +53,78 @@ def line(facts: dict[str, Any], now: float) -> str:
     return " · ".join(parts)
 
 
-class ProgressLine:
-    """Shows the newest of many lines, and warnings."""
+class Display:
+    """Shows the newest of many texts on stderr.
 
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._shown_at, self._shown = 0.0, ""
+    Args:
+        plain_period_s: Seconds between two texts where there is no terminal.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self, plain_period_s: float = PLAIN_PERIOD_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._period_s = TERMINAL_PERIOD_S if self._terminal else plain_period_s
+        self._clock, self._drawn_at = clock, -math.inf
+        self._drawn: Sequence[str] = ()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to draw."""
+        return self._clock() - self._drawn_at >= self._period_s
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """How many characters of a line, and how many lines, a terminal shows."""
+        columns, lines = shutil.get_terminal_size()
+        return columns - 1, lines - 1
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show lines, in the place of those drawn before; on a terminal what there is room for."""
+        if self._terminal:
+            width, height = self.room
+            lines = [line[:width] for line in lines[:height]]
+            self._print(self._home() + "\x1b[K\n".join(lines) + "\x1b[J", end="")
+        elif lines != self._drawn:
+            self._print("\n".join(lines))
+        self._drawn_at, self._drawn = self._clock(), lines
+
+    def clear(self) -> None:
+        """Take what is drawn off the terminal, for something else to be printed."""
+        if self._terminal and self._drawn:
+            self._print(self._home() + "\x1b[J", end="")
+            self._drawn = ()
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, above what is drawn."""
+        self.clear()
+        self._print(text)
+
+    def warn(self, message: str) -> None:
+        """Tell the user something that does not stop the command, above what is drawn."""
+        self.clear()
+        warn(message)
+
+    def _home(self) -> str:
+        """What brings the cursor back to where drawing began."""
+        up = len(self._drawn) - 1
+        return f"\r\x1b[{up}A" if up > 0 else "\r"
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        print(text, end=end, file=sys.stderr, flush=True)
+
+
+class ProgressLine(Display):
+    """Shows the newest of many lines, and warnings."""
 
     def show(self, facts: dict[str, Any]) -> None:
         """Show the newest facts on a run, if it is time to."""
         for warning in facts["warnings"]:
-            self.clear()
-            warn(warning)
+            self.warn(warning)
         self.tell(line(facts, time.time()))
 
     def tell(self, text: str) -> None:
         """Show the newest line, if it is time to."""
-        period = TERMINAL_PERIOD_S if self._terminal else PLAIN_PERIOD_S
-        now = time.time()
-        if now - self._shown_at < period or (not self._terminal and text == self._shown):
-            return
-        self._shown_at, self._shown = now, text
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the line off the terminal, for something else to be printed."""
-        if self._terminal and self._shown:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)
+        if self.due:
+            self.draw([text])

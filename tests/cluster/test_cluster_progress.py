@@ -1,6 +1,15 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from terminal import Terminal
 
-from ray_diffusion.cluster.progress import ProgressLine, line
+from ray_diffusion.cluster.progress import (
+    PLAIN_PERIOD_S,
+    TERMINAL_PERIOD_S,
+    Display,
+    ProgressLine,
+    line,
+)
 
 FACTS = {
     "images_seen": 64_000,
@@ -45,3 +54,67 @@ def test_warnings_are_shown_at_once(capsys: pytest.CaptureFixture[str]):
     progress = ProgressLine()
     progress.show(FACTS | {"warnings": ["a checkpoint is damaged"]})
     assert "warning: a checkpoint is damaged" in capsys.readouterr().err
+
+
+def test_on_a_terminal_the_line_is_redrawn_in_place(monkeypatch: pytest.MonkeyPatch):
+    terminal, now = Terminal(), [0.0]
+    monkeypatch.setattr("sys.stderr", terminal)
+    progress = ProgressLine(clock=lambda: now[0])
+    progress.tell("packing 90 of 100 images")
+    progress.tell("too early")
+    assert terminal.screen == ["packing 90 of 100 images"]
+    now[0] += TERMINAL_PERIOD_S
+    progress.tell("done")
+    assert terminal.screen == ["done"]
+    progress.clear()
+    assert terminal.screen == []
+
+
+LINES = st.lists(st.text("ab ", max_size=12).map(str.rstrip), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(LINES, st.none() | st.just("something happened")), max_size=8))
+def test_whatever_is_drawn_only_the_newest_is_seen_below_what_was_said(
+    drawn: list[tuple[list[str], str | None]],
+):
+    with pytest.MonkeyPatch.context() as patch:
+        terminal, said = Terminal(), []
+        patch.setattr("sys.stderr", terminal)
+        display = Display()
+        for lines, remark in drawn:
+            display.draw([*lines, "end"])
+            assert terminal.screen == [*said, *lines, "end"]
+            if remark is not None:
+                display.say(remark)
+                said.append(remark)
+                assert terminal.screen == said
+        display.clear()
+        assert terminal.screen == said
+
+
+def test_what_has_no_room_on_a_terminal_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "11")
+    monkeypatch.setenv("LINES", "4")
+    display = Display()
+    for _ in range(2):
+        display.draw(["x" * 30] * 9)
+        assert terminal.screen == ["x" * 10] * 3
+    display.warn("full")
+    assert terminal.screen == ["warning: full"]
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_stream_that_cannot_be_redrawn_gets_plain_lines_now_and_then(
+    term: str, monkeypatch: pytest.MonkeyPatch
+):
+    stream, now = Terminal(is_one=term == "dumb"), [0.0]
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", term)
+    progress = ProgressLine(clock=lambda: now[0])
+    for text in ("one", "two", "three", "four", "three", "four", "five"):
+        progress.tell(text)
+        progress.clear()
+        now[0] += PLAIN_PERIOD_S / 2
+    assert stream.getvalue() == "one\nthree\nfive\n"

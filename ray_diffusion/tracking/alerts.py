@@ -1,4 +1,4 @@
-"""Alert rules for the metrics of a run."""
+"""Alert rules for the metrics of runs and sweeps."""
 
 import json
 from dataclasses import dataclass
@@ -93,6 +93,18 @@ ALERTS = (
         "Points have been piling up for 15 minutes. Nothing is lost: they wait on local disk.",
         "Check MLflow and the way to it, see tracking.uri. What is left at the end is shipped by "
         "sync or the same command.",
+    ),
+    Alert(
+        "RayDiffusionSweepStands",
+        "max by (run) (ray_diffusion_sweep_progress_age_seconds) > 300 "
+        'and sum by (run) (ray_diffusion_sweep_trials{state=~"waiting|running"}) > 0',
+        "1m",
+        "warning",
+        "No trial of {{ $labels.run }} has come further for {{ $value | humanizeDuration }}",
+        "Trials wait or run, and for five minutes none has begun, come further or ended. Long "
+        "validations can be the reason; otherwise the cluster has no room, or trials hang.",
+        "Compare what a trial asks for, resources in the sweep's file, with what `ray status` says "
+        "is free. If trials hang, press Ctrl-C once; the same command goes on.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""A Grafana dashboard of the metrics of a run: one row to each of `families.ROWS`."""
+"""A Grafana dashboard of the metrics of runs and sweeps: one row to each of `families.ROWS`."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 from ray_diffusion.tracking.families import PREFIX, ROWS, Family
 
 CHOSEN = '{run=~"$run"}'  # the runs that are chosen at the top of the dashboard
+PRESENT = ("world_size", "sweep_trials")  # what there is of every run, and of every sweep
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SCHEMA_VERSION = 41  # of Grafana 11.6 and 12, and newer ones lift it
 COLUMNS, PANEL_WIDTH, PANEL_HEIGHT = 24, 8, 7
@@ -76,7 +77,8 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 def dashboard() -> str:
     """A Grafana dashboard of all families, in JSON."""
-    runs = f"label_values({PREFIX}world_size, run)"
+    present = "|".join(PREFIX + name for name in PRESENT)
+    runs = f'label_values({{__name__=~"{present}"}}, run)'
     variables = [
         {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"},
         {

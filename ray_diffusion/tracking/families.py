@@ -1,4 +1,4 @@
-"""The families of metrics that Prometheus is told of a run.
+"""The families of metrics that Prometheus is told of a run, or of a sweep, by its name as ``run``.
 
 To add one, write it into its row and feed a `ray_diffusion.tracking.metrics.Meter` where it is
 known; the dashboard and the table in ``docs/operations.md`` follow (`make monitoring`).
@@ -13,7 +13,7 @@ PREFIX = "ray_diffusion_"
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 CHECKPOINT_BUCKETS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
-RUN, WORKER, RESTART = ("run",), ("run", "rank"), ("run", "reason")
+RUN, WORKER, RESTART, TRIAL = ("run",), ("run", "rank"), ("run", "reason"), ("run", "state")
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,39 @@ ROWS = {
             "decbytes",
             "Memory used on all GPUs of the worker's node.",
             WORKER,
+        ),
+    ),
+    "sweep": (
+        Family(
+            "sweep_trials",
+            "gauge",
+            "short",
+            "Trials of a sweep by state: waiting, running, finished, stopped or failed.",
+            TRIAL,
+        ),
+        Family(
+            "sweep_best_objective",
+            "gauge",
+            "short",
+            "The sweep's metric of the best trial that has finished.",
+        ),
+        Family(
+            "sweep_progress_age_seconds",
+            "age",
+            "s",
+            "Seconds since a trial last began, came further or ended.",
+        ),
+        Family(
+            "sweep_images_saved_ratio",
+            "gauge",
+            "percentunit",
+            "Share of the trials' images so far that stopping early has saved.",
+        ),
+        Family(
+            "sweep_budget_used_ratio",
+            "gauge",
+            "percentunit",
+            "Share of the sweep's budget that is used up, if it has one.",
         ),
     ),
 }

@@ -155,7 +155,7 @@ def test_families_follow_the_conventions_of_prometheus(family):
     assert family.name.endswith("_total") == (family.kind == "counter")
     assert (family.kind == "histogram") == bool(family.buckets)
     assert all(a < b for a, b in pairwise(family.buckets))
-    assert set(family.labels) - {"rank", "reason"} == {"run"}
+    assert set(family.labels) - {"rank", "reason", "state"} == {"run"}
     assert family.help.endswith(".")
     assert all(unit not in family.name or unit in family.help.lower() for unit in ("seconds",))
 

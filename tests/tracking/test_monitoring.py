@@ -99,6 +99,16 @@ def test_every_family_is_on_the_dashboard_in_its_row():
     assert found == {row: {family.name for family in families} for row, families in ROWS.items()}
 
 
+def test_runs_and_sweeps_can_be_chosen():
+    variables = json.loads(dashboard())["templating"]["list"]
+    [query] = [each["query"]["query"] for each in variables if each["name"] == "run"]
+    [names] = re.findall(r'^label_values\(\{__name__=~"([^"]*)"\}, run\)$', query)
+    of_rows = [{family.name for family in ROWS[row]} for row in ("machines", "sweep")]
+    named = {name.removeprefix(PREFIX) for name in names.split("|")}
+    assert named <= FAMILIES.keys()
+    assert all(named & of_row for of_row in of_rows)
+
+
 def test_no_two_panels_overlap_and_none_leaves_the_page():
     cells = set()
     for panel in json.loads(dashboard())["panels"]:
@@ -197,6 +207,18 @@ EXAMPLES = {
         # Points wait for a moment each time; outages that are over, or young.
         'ray_diffusion_tracking_backlog_points{run="well"}': "0 8 0 8 0x20 0+8x30 240-8x65",
         'ray_diffusion_tracking_backlog_points{run="short"}': "0x72 0+8x50",
+    },
+    # Two trials hung, and were taken away; they wait for room. Of another sweep they get on, and
+    # of a third all are over.
+    "RayDiffusionSweepStands": {
+        'ray_diffusion_sweep_progress_age_seconds{run="bad"}': "0x80 0+30x40",
+        'ray_diffusion_sweep_trials{run="bad", state="waiting"}': "0x98 2x20",
+        'ray_diffusion_sweep_trials{run="bad", state="running"}': "2x98 0x20",
+        'ray_diffusion_sweep_progress_age_seconds{run="well"}': "0 60 200 290 0x120",
+        'ray_diffusion_sweep_trials{run="well", state="running"}': "2x120",
+        'ray_diffusion_sweep_progress_age_seconds{run="over"}': "0+30x120",
+        'ray_diffusion_sweep_trials{run="over", state="running"}': "0x120",
+        'ray_diffusion_sweep_trials{run="over", state="finished"}': "4x120",
     },
 }
 

@@ -8,6 +8,7 @@ from ray_diffusion import __version__, errors
 VERBS = {
     "pack": "images -> a dataset of shards",
     "train": "a dataset -> a model, on Ray",
+    "sweep": "a file of what varies -> trials, the best confirmed",
     "sample": "a model -> images",
     "evaluate": "a model -> figures beside their floors",
     "sync": "what an outage of MLflow held up -> MLflow",

@@ -12,6 +12,7 @@
     │   └── ClusterError     3   Ray is unreachable or too small
     ├── WorkersFailed        1   the workers failed more often than they may be restarted
     ├── Diverged             4   the loss or a gradient is no longer finite
+    ├── BudgetSpent          5   a sweep's budget is spent; what was found until then is there
     └── Preempted           75   stopped on request after a checkpoint: run the same command again
 
 Anything else that escapes a command is a bug and exits with 1 and its traceback.
@@ -80,6 +81,12 @@ class Diverged(RayDiffusionError):
     """The loss or a gradient is no longer finite."""
 
     exit_code = 4
+
+
+class BudgetSpent(RayDiffusionError):
+    """A sweep has spent its budget; what was found until then is there."""
+
+    exit_code = 5
 
 
 class Preempted(RayDiffusionError):

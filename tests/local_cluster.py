@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -179,8 +180,16 @@ def _started(log: Path, env: dict[str, str], *arguments: str) -> Iterator[Node]:
 
 
 @contextmanager
-def running_cluster(home: Path, cpus: int = 2) -> Iterator[Cluster]:
-    """A head node with token authentication, as `ray start --head` makes one."""
+def running_cluster(
+    home: Path, cpus: int = 2, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Cluster]:
+    """A head node with token authentication, as `ray start --head` makes one.
+
+    Args:
+        home: For its files.
+        cpus: How many it offers.
+        environment: What only the cluster's own processes have.
+    """
     home.mkdir(exist_ok=True)
     token = home / "token"
     token.write_text(secrets.token_hex(32))
@@ -201,7 +210,9 @@ def running_cluster(home: Path, cpus: int = 2) -> Iterator[Cluster]:
     arguments += [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]
     arguments += [f"--metrics-export-port={ports[-1]}", f"--temp-dir={temp}"]
     try:
-        with _started(home / "head.log", env, "--disable-usage-stats", *arguments) as head:
+        with _started(
+            home / "head.log", {**env, **environment}, "--disable-usage-stats", *arguments
+        ) as head:
             env |= {"RAY_ADDRESS": f"127.0.0.1:{ports[0]}"}
             cluster = Cluster(f"http://127.0.0.1:{ports[1]}", env, head, temp)
             jobs = ("job", "list", "--address", cluster.dashboard)

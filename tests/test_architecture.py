@@ -15,7 +15,7 @@ ROOMS_BELOW_CLUSTER = {
     "page",
     *("storage", "diffusion", "models", "data", "training", "evaluation", "pipeline", "tracking"),
 }
-VERBS = {"train", "pack", "sample", "evaluate", "sync", "__main__", "__init__"}
+VERBS = {"train", "sweep", "pack", "sample", "evaluate", "sync", "__main__", "__init__"}
 
 # room: (rooms that it may import, packages that it may import beside the standard library)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
@@ -35,18 +35,19 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "training": ({*CORE, "storage", "diffusion", "models", "data"}, {"torch", "safetensors"}),
     "evaluation": (
         {*CORE, "storage", "page", "diffusion", "models", "data"},
-        {"torch", "numpy", "sklearn", "safetensors"},
+        {"torch", "numpy", "scipy", "sklearn", "safetensors"},
     ),
     "pipeline": (
         {*CORE, "storage", "diffusion", "models", "training"},
         {"torch", "safetensors"},
     ),
     "tracking": (CORE, {"mlflow", "prometheus_client", "matplotlib", "psutil", "pynvml"}),
-    "cluster": (ROOMS_BELOW_CLUSTER, {"ray", "torch", "PIL"}),
+    "cluster": (ROOMS_BELOW_CLUSTER, {"ray", "torch", "PIL", "optuna"}),
     **{
         verb: (ROOMS_BELOW_CLUSTER | {"cluster"}, {"pydantic", "torch", "numpy", "PIL"})
         for verb in VERBS
     },
+    "sweep": (ROOMS_BELOW_CLUSTER | {"cluster", "evaluate"}, {"torch"}),  # --promote evaluates
 }
 
 
@@ -124,7 +125,9 @@ def test_no_drawer_without_a_name():
     assert not [p for p in PACKAGE.rglob("*") if p.stem in drawers]
 
 
-@pytest.mark.parametrize("module", ["config", "errors", "train", "sample", "evaluate", "pack"])
+@pytest.mark.parametrize(
+    "module", ["config", "errors", "train", "sweep", "sample", "evaluate", "pack"]
+)
 def test_heavy_packages_wait_until_they_are_needed(module: str):
     heavy = ["torch", "ray", "mlflow", "webdataset", "numpy"]
     code = f"import sys, ray_diffusion.{module}; print([m for m in {heavy} if m in sys.modules])"

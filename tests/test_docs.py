@@ -1,4 +1,4 @@
-"""Every command in the README is one that the program understands; every link leads somewhere."""
+"""Commands and tables in the documents are what the program understands; links lead somewhere."""
 
 import re
 import shlex
@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from ray_diffusion import config, evaluate, pack, sample, sync
+from ray_diffusion.config.sweep import Sweep, load_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SWEEPS = (ROOT / "docs" / "sweeps.md").read_text()
 REQUESTS = {
     "pack": (pack.PackRequest, ()),
     "sample": (sample.SampleRequest, ("model",)),
@@ -18,24 +20,39 @@ REQUESTS = {
 }
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Verb and arguments of each command in the README's blocks."""
-    found = []
-    for block in re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            for i, word in enumerate(words):
-                if word.startswith("ray_diffusion."):
-                    found.append((word.removeprefix("ray_diffusion."), words[i + 1 :]))
-    return found
+def blocks(text: str, language: str = "") -> list[str]:
+    """What stands between fences."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
+
+
+def commands(*pages: Path) -> list[tuple[str, list[str]]]:
+    """Verb and arguments of each command in the blocks of pages."""
+    lines = [
+        line
+        for page in pages
+        for block in blocks(page.read_text())
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    found = [re.search(r"python -m ray_diffusion\.(\w+) ?(.*)", line) for line in lines]
+    return [(match[1], shlex.split(match[2], comments=True)) for match in found if match]
 
 
 def test_the_readme_has_commands():
-    assert {verb for verb, _ in commands()} == {"train", *REQUESTS}
+    verbs = {verb for verb, _ in commands(ROOT / "README.md")}
+    assert verbs == {"train", "sweep", *REQUESTS}
 
 
-@pytest.mark.parametrize(("verb", "arguments"), commands())
-def test_a_command_in_the_readme_is_understood(verb: str, arguments: list[str]):
+@pytest.mark.parametrize(
+    ("verb", "arguments"), commands(ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+)
+def test_a_command_in_the_documents_is_understood(
+    verb: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    if verb == "sweep":
+        monkeypatch.chdir(ROOT)  # where its file is
+        config.sweep_command_line(arguments, doc=None, have=None)
+        return
     flags = {"--help", "--dry-run", "--profile"}
     arguments = [a for a in arguments if a not in flags and not a.endswith(".yaml")]
     if verb == "train":
@@ -45,6 +62,24 @@ def test_a_command_in_the_readme_is_understood(verb: str, arguments: list[str]):
         if verb == "pack" and arguments[0] in pack.COMMANDS:
             model, positional = pack.COMMANDS[arguments.pop(0)][0], ("url",)
         config.parse(arguments, model, positional)
+
+
+def test_the_sweeps_that_come_along_are_in_their_page():
+    named = set(re.findall(r"\(\.\./sweeps/(.*?)\)", SWEEPS))
+    assert named == {path.name for path in ROOT.glob("sweeps/*")}
+
+
+def test_the_file_that_the_page_on_sweeps_shows_is_right(tmp_path: Path):
+    (file,) = blocks(SWEEPS, "yaml")
+    (tmp_path / "shown.yaml").write_text(file)
+    assert load_sweep(tmp_path / "shown.yaml").num_trials == 24
+
+
+def test_the_page_on_sweeps_has_every_key_and_its_default():
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `?(.*?)`? \|", SWEEPS, re.MULTILINE))
+    assert (rows.pop("name"), rows.pop("parameters")) == ("the file's", "-")
+    defaults = {key: field.default for key, field in config.leaves(Sweep).items() if key != "name"}
+    assert rows == {key: "null" if x is None else str(x) for key, x in defaults.items()}
 
 
 @pytest.mark.parametrize("page", sorted(p.relative_to(ROOT) for p in ROOT.glob("docs/**/*.md")))

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ray_diffusion.cluster.sweeping.charts import varying
 from ray_diffusion.cluster.sweeping.confirm import DECIDES
 from ray_diffusion.cluster.sweeping.findings import TRAINED, Findings
 from ray_diffusion.cluster.sweeping.journal import Trial
-from ray_diffusion.cluster.sweeping.metering import saved_share
+from ray_diffusion.cluster.sweeping.metering import device_hours, saved_share
 from ray_diffusion.cluster.sweeping.wording import assignments, number, words
 from ray_diffusion.config.space import Parameter
 from ray_diffusion.page.chart import STYLE
@@ -165,20 +165,16 @@ def _cost(findings: Findings) -> str:
     rows = [(name, *_spent(findings, trials)) for name, trials in parts.items()]
     if findings.plan.trains_once and (facts := summary.read(findings.home / TRAINED)):
         images, took = f"{facts['images_seen']:,}", duration(facts["seconds"])
-        rows.insert(0, ("training", "1", images, took, *_hours([facts])))
+        hours = (f"{facts[kind]:,.2f}" for kind in ("cpu_hours", "gpu_hours"))
+        rows.insert(0, ("training", "1", images, took, *hours))
     return table(("", "trials", "images trained", "trials' time", "CPU-hours", "GPU-hours"), rows)
 
 
 def _spent(findings: Findings, trials: Sequence[Trial]) -> tuple[str, ...]:
-    facts = [summary.read(findings.home / trial.name) or {} for trial in trials]
     trained = 0 if findings.plan.trains_once else sum(trial.images_seen for trial in trials)
     seconds = sum(trial.seconds for trial in trials)
-    return (f"{len(trials):,}", f"{trained:,}", duration(seconds), *_hours(facts))
-
-
-def _hours(facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for kind in ("cpu_hours", "gpu_hours"):
-        yield f"{sum(fact.get(kind, 0) for fact in facts):,.2f}"
+    hours = (f"{hours:,.2f}" for hours in device_hours(findings.plan.sweep, trials).values())
+    return (f"{len(trials):,}", f"{trained:,}", duration(seconds), *hours)
 
 
 def _saved(findings: Findings) -> str:

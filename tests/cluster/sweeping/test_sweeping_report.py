@@ -1,10 +1,10 @@
 import io
-import json
 import math
 import os
 import random
 import re
 import shlex
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ray_diffusion import config
 from ray_diffusion.cluster.sweeping.findings import Findings
 from ray_diffusion.cluster.sweeping.journal import Trial, trial_name
 from ray_diffusion.cluster.sweeping.report import page, reproduction
-from ray_diffusion.config.sweep import load_sweep
+from ray_diffusion.config.sweep import Resources, load_sweep
 from ray_diffusion.evaluation.verdict import verdict
 from ray_diffusion.storage import Directory
 
@@ -60,8 +60,6 @@ def a_sweep(at: Path, trials: int = 7, text: str = SWEEP) -> Findings:
             run.write("samples/000000064000.png", sheet())
             run.write("samples/000000064000-raw.png", sheet())
             run.write("samples/grid.png", sheet())
-        spent = {"cpu_hours": 2.0, "gpu_hours": 0.25}
-        (home / trial.name).write("summary.json", json.dumps(spent))
     words = ["python", "-m", "ray_diffusion.sweep", str(at / "sweep.yaml"), *overrides]
     return Findings(plan, home, chosen, None, 100.0, shlex.join(words))
 
@@ -325,11 +323,16 @@ def test_the_page_of_64_trials_with_large_pictures_stays_below_a_megabyte(tmp_pa
 
 def test_cost_tells_the_confirmation_from_the_search(tmp_path: Path):
     found = confirmed(a_sweep(tmp_path, 4))
+    resources = Resources(num_workers=2, cpus_per_worker=4, gpus_per_worker=1)
+    sweep = found.plan.sweep.model_copy(update={"resources": resources})
+    found = replace(found, plan=replace(found.plan, sweep=sweep))
+    for trial in found.trials:
+        trial.seconds = 900.0
     html = sections(page(found))["Cost"]
     rows = {name: read(row).text for name, row in re.findall("<tr><th>(.+?)</th>(.*?)</tr>", html)}
-    assert rows["search"] == ["4", "192,000", "46 s", "8.00", "1.00"]
-    assert rows["confirmation"] == ["4", "256,000", "28 s", "0.00", "0.00"]  # of no summaries
-    assert rows["together"] == ["8", "448,000", "1:14", "8.00", "1.00"]
+    assert rows["search"] == ["4", "192,000", "1:00:00", "8.00", "2.00"]
+    assert rows["confirmation"] == ["4", "256,000", "1:00:00", "8.00", "2.00"]
+    assert rows["together"] == ["8", "448,000", "2:00:00", "16.00", "4.00"]
     assert "64,000 images, 25% of what" in said(html)
 
 

@@ -96,7 +96,7 @@ def start() -> None:
     )
     for row in Cost._fields:
         cells = [median(getattr(cost, row) for cost in found[way]) for way in WAYS]
-        ratio = f"{cells[1] / cells[0]:.1f}"
+        ratio = f"{cells[1] / cells[0]:.1f}" if cells[0] else "-"
         print(
             f"{row.replace('_', ' '):<38}" + "".join(f"{x:>14.1f}" for x in cells) + f"{ratio:>8}"
         )

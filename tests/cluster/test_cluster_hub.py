@@ -19,7 +19,7 @@ from ray_diffusion.tracking.families import FAMILIES, PREFIX
 from ray_diffusion.tracking.system import Sampler
 
 GPUS = {"gpu_utilization_ratio", "gpu_memory_used_bytes"}  # of machines that have any
-PROMISED = FAMILIES.keys() - GPUS
+PROMISED = {name for name in FAMILIES if not name.startswith("sweep_")} - GPUS
 
 Series = dict[str, dict[tuple[str, ...], float]]
 

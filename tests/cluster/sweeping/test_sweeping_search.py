@@ -111,6 +111,7 @@ def test_a_sweep_is_stopped_twice_goes_on_and_ends_with_a_winner(cluster: Cluste
         assert steps == sorted(set(steps))
 
 
+@pytest.mark.chaos  # not that anything is killed: 40 s are too long for every commit
 def test_what_draws_alone_is_trained_once(cluster: Cluster, tmp_path: Path):
     file = tmp_path / "steps.yaml"
     file.write_text(

@@ -39,10 +39,7 @@ class Group:
 
     def __init__(self, config: Config, name: str, board: type[Board] = Board, *told: Any) -> None:
         self._config = config
-        # On the driver's node, which the launch lives by: the others may go at any time.
-        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        actor: Any = ray.remote(num_cpus=0)(board)
-        self.board: Any = actor.options(label_selector=here).remote(*told)
+        self.board: Any = on_this_node(board, *told)
         self._meter = LaunchMeter(config.cluster.use_gpu)
         port = port_of(config.tracking.metrics_port)
         self._progress = ProgressLine()
@@ -138,6 +135,18 @@ class Group:
         self._progress.show(facts)
         self._feed.report(self._meter.report(facts))
         return facts
+
+
+def on_this_node(kind: type, *told: Any) -> Any:
+    """An actor on the driver's node, which a launch lives by: the others may go at any time.
+
+    Args:
+        kind: Its class.
+        told: What it is made with.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    actor: Any = ray.remote(num_cpus=0)(kind)
+    return actor.options(label_selector=here).remote(*told)
 
 
 @contextmanager

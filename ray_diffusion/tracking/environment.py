@@ -41,19 +41,6 @@ DIGEST_CHARACTERS = 12
 CPUINFO = Path("/proc/cpuinfo")
 
 
-@dataclass(frozen=True)
-class Lineage:
-    """What a run is made with, as the process knows it that the user has started.
-
-    Attributes:
-        tags: As of `lineage_tags`.
-        files: As of `lineage_files`.
-    """
-
-    tags: Mapping[str, str] = field(default_factory=lambda: lineage_tags())
-    files: Mapping[str, bytes] = field(default_factory=lambda: lineage_files())
-
-
 def lineage_tags() -> dict[str, str]:
     """What makes the run: code, versions, command and machine, as far as they can be told.
 
@@ -102,6 +89,19 @@ def lineage_files() -> dict[str, bytes]:
         head = "".join(f"{note}\n" for note in notes)
         files[DIFF] = _bytes(head) + diff[:DIFF_BYTES]
     return files | {ENVIRONMENT: environment().encode()}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run is made with, as the process knows it that the user has started.
+
+    Attributes:
+        tags: As of `lineage_tags`.
+        files: As of `lineage_files`.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=lineage_tags)
+    files: Mapping[str, bytes] = field(default_factory=lineage_files)
 
 
 @cache

@@ -25,14 +25,12 @@ def execute(search: Search, show: Callable[[News], None]) -> dict[str, str]:
     """Train what is to be trained.
 
     Args:
-        search: The sweep.
+        search: The sweep, with at least one task.
         show: Told again and again how it stands.
 
     Returns:
         Why trials have no end, by name, where another try might cure it.
     """
-    if not search.tasks:
-        return {}
     outcome: list[Any] = []
     with (
         tempfile.TemporaryDirectory() as notes,

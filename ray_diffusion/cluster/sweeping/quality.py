@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import Final
 
 from PIL import Image
+from torch import Tensor
 
 from ray_diffusion import pipeline
 from ray_diffusion.cluster import summary
@@ -50,7 +51,7 @@ def measure(run: Directory, num_images: int, seed: int) -> dict[str, float]:
     validated = {name: facts["metrics"][name] for name in VALIDATED if name in facts["metrics"]}
     drawer = pipeline.load(run.url)
     try:
-        figures = _of_images(drawer, num_images, seed)
+        figures, _ = _of_images(drawer, num_images, seed)
     except UsageError as error:
         warn(f"{run.url} has no sample/ figures: {error}")
         return validated
@@ -58,7 +59,8 @@ def measure(run: Directory, num_images: int, seed: int) -> dict[str, float]:
     return validated | figures
 
 
-def _of_images(drawer: Pipeline, num_images: int, seed: int) -> dict[str, float]:
+def _of_images(drawer: Pipeline, num_images: int, seed: int) -> tuple[dict[str, float], Tensor]:
+    """Figures of drawn images, and the images."""
     data, classes = drawer.config.data, drawer.config.model.num_classes
     with closing(open_split(data, "train")) as train, closing(open_split(data, "val")) as val:
         require_enough(num_images, len(val))  # before the work
@@ -67,7 +69,7 @@ def _of_images(drawer: Pipeline, num_images: int, seed: int) -> dict[str, float]
         report = evaluate(
             [images], labels if classes else None, train, val, features_of(None, train)
         )
-    return {name: figure.value for name, figure in report.figures.items()}
+    return {name: figure.value for name, figure in report.figures.items()}, images
 
 
 def measure_drawing(plan: Plan, trained: Directory, num_images: int, seed: int) -> dict[str, float]:
@@ -86,10 +88,9 @@ def measure_drawing(plan: Plan, trained: Directory, num_images: int, seed: int) 
         UsageError: If there is no checkpoint, or there are too few images.
     """
     drawer = pipeline.load(trained.url, sampler=plan.config.sampler.model_dump())
-    figures = _of_images(drawer, num_images, seed)
+    figures, images = _of_images(drawer, num_images, seed)
     total, png = plan.config.training.total_images, io.BytesIO()
-    shown = drawer.draw(drawer.labels(SHOWN), seed)
-    Image.fromarray(contact_sheet(shown, COLUMNS).numpy()).save(png, "png")
+    Image.fromarray(contact_sheet(images[:SHOWN], COLUMNS).numpy()).save(png, "png")
     told = summary.Summary(
         "finished",
         plan.run.url,

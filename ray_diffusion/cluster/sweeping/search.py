@@ -8,7 +8,7 @@ import ray
 from ray_diffusion.cluster import launch, lease, summary
 from ray_diffusion.cluster.environment import forwarded, tracking_access
 from ray_diffusion.cluster.files import RunFiles
-from ray_diffusion.cluster.group import lost_cluster_explained
+from ray_diffusion.cluster.group import lost_cluster_explained, on_this_node
 from ray_diffusion.cluster.hub import Feed, port_of
 from ray_diffusion.cluster.notice import stop_on_signals
 from ray_diffusion.cluster.progress import duration
@@ -71,7 +71,8 @@ def search(sweeping: Sweeping) -> Findings:
         except BaseException:
             tracker.finish("KILLED")
             raise
-        findings, failure = course.findings(), course.failure()
+        findings = course.findings()
+        failure = course.failure(findings)
         _write(findings, files, tracker)
         course.close()
         shipped = tracker.finish(STATUSES.get(type(failure), "KILLED"))
@@ -89,11 +90,7 @@ class _Course:
     def __init__(self, sweeping: Sweeping) -> None:
         plan, base = sweeping.plan, sweeping.base
         environment = forwarded(plan.base.cluster.forward_env) | tracking_access()
-        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        actor: Any = ray.remote(num_cpus=0)(Judge)
-        self._judge: Any = actor.options(label_selector=here).remote(
-            plan, base.run.url, said(plan), environment
-        )
+        self._judge: Any = on_this_node(Judge, plan, base.run.url, said(plan), environment)
         self._sweeping, self._plan = sweeping, plan
         of_sweep = {SWEEP_TAG: plan.sweep.name, SWEEP_KEY_TAG: base.identity.run_key}
         made_with = sweeping.made_with
@@ -123,7 +120,6 @@ class _Course:
         todo = tasks(self._plan, self._news.trials)
         while todo and not self._news.stopping:
             self._unfinished = execute(replace(self._search, tasks=todo), self._show)
-            self._show(ray.get(self._judge.read.remote()))
             left = tasks(self._plan, self._news.trials)
             if {task.name for task in left} & {task.name for task in todo}:
                 break  # they will not come to an end in this launch
@@ -144,10 +140,9 @@ class _Course:
         """What was found so far."""
         return self._sweeping.findings(self._news.trials, self._news.seconds)
 
-    def failure(self) -> RayDiffusionError | None:
+    def failure(self, findings: Findings) -> RayDiffusionError | None:
         """Why the sweep did not come to its end, if it did not."""
-        left = tasks(self._plan, self._news.trials)
-        if left and self._news.spent:
+        if findings.left and self._news.spent:
             return BudgetSpent("the budget is spent; a larger one continues the sweep")
         if self._unfinished and not self._news.stopping:
             name, reason = next(iter(self._unfinished.items()))
@@ -155,9 +150,9 @@ class _Course:
                 f"{len(self._unfinished)} trials did not come to an end; {name}: {reason}; "
                 "the same command tries them again"
             )
-        if left:
+        if findings.left:
             return Preempted("stopped; the same command continues the sweep")
-        if self.findings().winner is None:
+        if findings.winner is None:
             return WorkersFailed("no trial has finished with a figure")
         return None
 

@@ -12,18 +12,13 @@ Three more commands look at shards that are packed; each has its own --help:
 """
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from pydantic import Field
 
 from ray_diffusion import config, errors
 from ray_diffusion.data.packing.recipe import Recipe
-
-if TYPE_CHECKING:
-    from ray_diffusion.data.packing.stages import Progress, Runner
 
 FEW = 5_000  # images that are not worth starting Ray for
 
@@ -48,18 +43,7 @@ class Place(config.Values):
     )
 
 
-class Reach(config.Values):
-    """How stores are reached."""
-
-    storage_options: config.StorageOptions = Field(
-        default=(), description="As run.storage_options: PROTOCOL.OPTION=VALUE, ..."
-    )
-    forward_env: tuple[str, ...] = Field(
-        default=(), description="As cluster.forward_env: variables that tasks on Ray get, by name."
-    )
-
-
-class PackRequest(Reach, Recipe, Place):
+class PackRequest(config.Reach, Recipe, Place):
     """What to pack, where to, and how."""
 
     workers: config.Int | None = Field(
@@ -80,7 +64,7 @@ class Shards(config.Values):
     url: str = Field(description="The directory of the shards: a path or fsspec URL.")
 
 
-class StatsRequest(Reach, Shards):
+class StatsRequest(config.Reach, Shards):
     """Which dataset is described."""
 
 
@@ -119,7 +103,7 @@ def main(argv: list[str]) -> None:
         _act(act, config.request(argv[1:], model, verb=verb, doc=act.__doc__, positional=["url"]))
 
 
-def _act(act: Callable[[Any], None], request: Reach) -> None:
+def _act(act: Callable[[Any], None], request: config.Reach) -> None:
     from ray_diffusion.storage import options
 
     options.use(request.storage_options)
@@ -127,6 +111,7 @@ def _act(act: Callable[[Any], None], request: Reach) -> None:
 
 
 def _pack(request: PackRequest) -> None:
+    from ray_diffusion.cluster.stages import progress, runner
     from ray_diffusion.data.packing.choose import check
     from ray_diffusion.data.packing.inputs import Columns, open_source
     from ray_diffusion.data.packing.pack import REPORT, pack
@@ -152,7 +137,7 @@ def _pack(request: PackRequest) -> None:
         directory.check_writable()
         few = len(source.records) <= FEW
         workers = request.workers or (1 if few else None)
-        with _runner(workers, request) as run, _progress("images") as tell:
+        with runner(workers, request) as run, progress("images") as tell:
             manifest = pack(source, recipe, request.out, run, tell, request.overwrite)
     else:
         print("packed already, by this very request")
@@ -164,13 +149,14 @@ def _pack(request: PackRequest) -> None:
 
 def _index(request: IndexRequest) -> None:
     """Make a dataset of foreign webdataset shards where they lie: read them, add a manifest."""
+    from ray_diffusion.cluster.stages import progress, runner
     from ray_diffusion.data.packing.foreign import index
     from ray_diffusion.data.packing.report import next_commands
     from ray_diffusion.data.packing.stats import summary
     from ray_diffusion.storage import absolute
 
     url = absolute(request.url)
-    with _runner(request.workers, request) as run, _progress("shards") as tell:
+    with runner(request.workers, request) as run, progress("shards") as tell:
         manifest = index(url, request.val_fraction, run, tell, request.overwrite)
     print(summary(manifest))
     print(f"{url} is a dataset, fingerprint {manifest.fingerprint}")
@@ -179,13 +165,14 @@ def _index(request: IndexRequest) -> None:
 
 def _verify(request: VerifyRequest) -> None:
     """Read every shard again and compare it with the manifest; exit code 3 if any differs."""
+    from ray_diffusion.cluster.stages import progress, runner
     from ray_diffusion.data.manifest import read_manifest
     from ray_diffusion.data.packing.verify import unlisted, verify
     from ray_diffusion.storage import absolute
 
     url = absolute(request.url)
     manifest = read_manifest(url)
-    with _runner(request.workers, request) as run, _progress("shards") as tell:
+    with runner(request.workers, request) as run, progress("shards") as tell:
         problems = verify(url, manifest, run, tell)
     for name in unlisted(url, manifest):
         errors.warn(f"{url}/{name} is not in the manifest")
@@ -208,45 +195,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "verify": (VerifyRequest, _verify),
     "stats": (StatsRequest, _stats),
 }
-
-
-@contextmanager
-def _runner(workers: int | None, reach: Reach) -> Iterator["Runner"]:
-    """What does tasks: this process if one worker is enough, else Ray; None: all of its CPUs."""
-    if workers == 1:
-        yield map
-        return
-    from ray_diffusion.cluster.connect import connected
-    from ray_diffusion.cluster.environment import forwarded
-
-    environment = forwarded(reach.forward_env)
-    with connected(least_cpus=workers or 1):
-        from ray_diffusion.cluster.tasks import on_ray
-
-        yield on_ray(workers, environment, reach.storage_options)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator["Progress"]:
-    """What shows the user how far each stage is."""
-    from ray_diffusion.cluster.progress import ProgressLine, duration
-
-    line, begun = ProgressLine(), dict[str, tuple[int, float]]()
-
-    def progress(stage: str, done: int, total: int, /) -> None:
-        now = time.monotonic()
-        # What an earlier packer had done counts for nothing in the speed.
-        done_first, since = begun.setdefault(stage, (done, now))
-        text = f"{stage} {done:,} of {total:,} {what} ({done / total:.0%})"
-        if done > done_first:
-            seconds = (total - done) * (now - since) / (done - done_first)
-            text += f" · {duration(seconds)} left"
-        line.tell(text)
-
-    try:
-        yield progress
-    finally:
-        line.clear()
 
 
 if __name__ == "__main__":

@@ -20,14 +20,17 @@ def on_ray(
     workers: int | None,
     environment: Mapping[str, str] | None = None,
     storage_options: Sequence[str] = (),
+    on_gpus: bool = False,
 ) -> Runner:
     """Have tasks done by the connected cluster, one CPU each.
 
     Args:
-        workers: Tasks under way at once; None: as many as the cluster has CPUs, and as many
-            again that wait for one.
+        workers: Tasks under way at once; None: as many as the cluster has CPUs (or GPUs), and as
+            many again that wait for one.
         environment: Variables that tasks find in their environment, as ``forwarded`` made them.
         storage_options: As ``run.storage_options``.
+        on_gpus: Whether each task takes a GPU too, where the cluster has any. Ray keeps a process
+            for tasks alike, which may keep in turn what it has brought to its GPU.
 
     Returns:
         A runner. It raises what a task raises, and then asks for no other. Those under way run
@@ -36,8 +39,10 @@ def on_ray(
     """
 
     def run(function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
-        most = workers or 2 * int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
-        remote: Any = ray.remote(num_cpus=1)(_call)
+        have = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = int(have.get("GPU", 0)) if on_gpus else 0
+        most = workers or 2 * (gpus or int(have["CPU"]))
+        remote: Any = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(_call)
         call = partial(remote.remote, environment or {}, storage_options, function)
         waiting = iter(tasks)
         under_way = deque(map(call, islice(waiting, most)))

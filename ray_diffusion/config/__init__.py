@@ -23,6 +23,7 @@ from ray_diffusion.config.cli import (
     sweep_command_line,
 )
 from ray_diffusion.config.loading import dump, from_yaml, load, override, parse, split_flags
+from ray_diffusion.config.reach import Reach
 from ray_diffusion.config.schema import Config
 from ray_diffusion.config.strict_yaml import Document
 from ray_diffusion.config.strict_yaml import parse as parse_yaml
@@ -36,6 +37,7 @@ __all__ = [
     "Float",
     "Int",
     "Options",
+    "Reach",
     "StorageOptions",
     "SweepOptions",
     "Values",

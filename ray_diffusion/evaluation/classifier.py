@@ -1,8 +1,6 @@
 """A small classifier of a dataset's own classes: judge of classes, and source of features."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +10,7 @@ from ray_diffusion.data.reader import Dataset
 from ray_diffusion.errors import DataError
 from ray_diffusion.evaluation.reference import BATCH
 from ray_diffusion.models.pixels import encode
+from ray_diffusion.models.threads import one_thread
 from ray_diffusion.storage import make_cache_dir
 
 VERSION = 2  # raise it with any change below: a kept classifier is found by it
@@ -61,17 +60,6 @@ class Classifier(nn.Module):
         return torch.cat([self(encode(part)).argmax(1) for part in torch.split(images, BATCH)])
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, so that machines with more or fewer cores train the same classifier."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _fit(model: Classifier, dataset: Dataset) -> None:
     images, labels, *_ = dataset.read(0, min(len(dataset), MOST_IMAGES))
     epochs = max(1, min(MOST_EPOCHS, LEARNING_IMAGES // len(images)))
@@ -104,7 +92,7 @@ def classifier_of(dataset: Dataset) -> Classifier:
     if len(manifest.classes) < 2:
         raise DataError(f"{dataset.url} has no classes, so nothing can judge its images by class")
     path = make_cache_dir("classifiers") / f"{manifest.fingerprint}-v{VERSION}.safetensors"
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(VERSION)
         model = Classifier(manifest.channels, len(manifest.classes))
         if path.exists():

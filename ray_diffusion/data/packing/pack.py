@@ -1,8 +1,5 @@
 """The whole packer: inspect, choose, write, report, and the manifest last of all."""
 
-import hashlib
-import json
-import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain, islice
@@ -14,19 +11,19 @@ from ray_diffusion.data.packing.choose import Choice, check, choose
 from ray_diffusion.data.packing.images import Finding
 from ray_diffusion.data.packing.inspect import InspectTask, inspect_records
 from ray_diffusion.data.packing.moments import Moments
+from ray_diffusion.data.packing.output import NOTES as NOTES
+from ray_diffusion.data.packing.output import REPORT as REPORT
+from ray_diffusion.data.packing.output import notes_of, refuse_lost, sizes, tidy
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.packing.report import PICTURES, report
 from ray_diffusion.data.packing.request import earlier, request_of
 from ray_diffusion.data.packing.source import Source
 from ray_diffusion.data.packing.stages import Progress, Runner, results, silent
 from ray_diffusion.data.packing.write import ShardTask, Written, rendered, write_shard
-from ray_diffusion.errors import StorageError, UsageError
-from ray_diffusion.storage import MANIFEST, Directory, absolute
+from ray_diffusion.errors import UsageError
+from ray_diffusion.storage import Directory, absolute
 
-NOTES = ".packing"  # of finished tasks; gone when the dataset is whole
-REPORT = "report.html"
 PER_TASK = 256  # images that one task inspects
-OURS = re.compile(r"(train|val|test)-\d{6,}-[0-9a-f]{8}\.tar|shards-[0-9a-f]{16}\.parquet")
 
 T = TypeVar("T")
 
@@ -69,30 +66,19 @@ def pack(
     there = None if overwrite else earlier(directory, request)
     if there is not None:
         return there
-    findings = _inspect(source, recipe, directory / _notes(request), run, progress)
+    findings = _inspect(source, recipe, directory / notes_of(request), run, progress)
     choice = choose(source.records, findings, recipe, source.image_size)
     tasks = _shard_tasks(source, findings, choice, recipe, directory)
-    notes = directory / _notes(request, choice)
-    restore = partial(write.restored, sizes=_sizes(directory))
+    notes = directory / notes_of(request, choice)
+    restore = partial(write.restored, sizes=sizes(directory))
     written = list(results("packed", write_shard, tasks, notes, restore, run, progress))
-    _refuse_lost(directory, written)
+    refuse_lost(directory, [one.shard for one in written])
     manifest = _manifest(source, choice, tasks, written, request)
     sheet = _sheet(tasks, source.classes)
     directory.write(REPORT, report(manifest, source, findings, choice, sheet, directory.url))
     manifest.write(directory)
-    _tidy(directory, manifest)
+    tidy(directory, manifest)
     return manifest
-
-
-def own_files(manifest: Manifest) -> set[str]:
-    """Names of all that belongs to a dataset."""
-    shards = {shard.name for shards in manifest.splits.values() for shard in shards}
-    return shards | {MANIFEST, REPORT, f"shards-{manifest.fingerprint}.parquet"}
-
-
-def _notes(*tasks_follow_from: Any) -> str:
-    digest = hashlib.sha256(json.dumps(tasks_follow_from).encode()).hexdigest()
-    return f"{NOTES}/{digest[:16]}"
 
 
 def _inspect(
@@ -169,26 +155,3 @@ def _sheet(tasks: Sequence[ShardTask], classes: Sequence[str]) -> list[tuple[str
         ("" if record.label is None else classes[record.label], image.content)
         for record, image in islice(examples, PICTURES)
     ]
-
-
-def _sizes(directory: Directory) -> dict[str, int]:
-    return {file.name: file.bytes for file in directory.walk()}
-
-
-def _refuse_lost(directory: Directory, written: Sequence[Written]) -> None:
-    """A worker elsewhere may have a disk of its own, and another packer may clear ours away."""
-    sizes, shards = _sizes(directory), [one.shard for one in written]
-    lost = [shard.name for shard in shards if sizes.get(shard.name) != shard.bytes]
-    if lost:
-        raise StorageError(
-            f"{len(lost)} of {len(shards)} shards were written and are not in {directory.url}, the "
-            f"first is {lost[0]}: all workers must reach that place, and one packer alone use it"
-        )
-
-
-def _tidy(directory: Directory, manifest: Manifest) -> None:
-    """Remove notes, and the shards of what an earlier packer wrote here or meant to."""
-    directory.remove(NOTES)
-    for name in set(directory.names()) - own_files(manifest):
-        if OURS.fullmatch(name):
-            directory.remove(name)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from ray_diffusion.data.packing.source import Record
 from ray_diffusion.storage import Directory
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 class Task(Protocol):
-    """Some records for one worker."""
+    """Some examples for one worker."""
 
     @property
     def name(self) -> str:
@@ -49,8 +48,8 @@ class Task(Protocol):
         ...
 
     @property
-    def records(self) -> Sequence[Record]:
-        """What it is about."""
+    def records(self) -> Sequence[object]:
+        """What it is about, one for each example."""
         ...
 
 

@@ -1,20 +1,18 @@
 """The third stage: render the images of one shard and publish it as one object."""
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ray_diffusion.data.decode import CAPTION, LABEL
 from ray_diffusion.data.manifest import Shard
-from ray_diffusion.data.packing.files import described
 from ray_diffusion.data.packing.images import Finding, Rendered, render
 from ray_diffusion.data.packing.moments import Moments
+from ray_diffusion.data.packing.output import Files, publish_shard
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.packing.source import Record
 from ray_diffusion.errors import DataError
-from ray_diffusion.storage import Directory, explained
+from ray_diffusion.storage import Directory
 
 
 class ShardTask(NamedTuple):
@@ -78,13 +76,7 @@ def write_shard(task: ShardTask) -> Written:
         if record.label is not None:
             counts[record.label] += 1
         examples.append(_files(record, image))
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "shard.tar")
-        _write_tar(path, examples)
-        shard = described(path, "", len(examples))
-        shard = replace(shard, name=f"{task.name}-{shard.sha256[:8]}.tar")
-        Directory(task.out).put(path, shard.name)
-    return Written(shard, counts, moments)
+    return Written(publish_shard(examples, task.name, Directory(task.out)), counts, moments)
 
 
 def rendered(task: ShardTask) -> Iterator[tuple[Record, Rendered]]:
@@ -105,21 +97,13 @@ def rendered(task: ShardTask) -> Iterator[tuple[Record, Rendered]]:
         yield record, image
 
 
-def _files(record: Record, image: Rendered) -> dict[str, str | bytes]:
-    files: dict[str, str | bytes] = {"__key__": record.key, image.extension: image.content}
+def _files(record: Record, image: Rendered) -> Files:
+    files: Files = {"__key__": record.key, image.extension: image.content}
     if record.label is not None:
         files[LABEL] = str(record.label).encode()
     if record.caption is not None:
         files[CAPTION] = record.caption.encode()
     return files
-
-
-def _write_tar(path: Path, examples: Iterable[dict[str, str | bytes]]) -> None:
-    from webdataset import TarWriter  # slow, and needed by packing alone
-
-    with explained("write", str(path)), path.open("wb") as file, TarWriter(file, mtime=0) as tar:
-        for files in examples:
-            tar.write(files)
 
 
 def restored(note: Any, sizes: Mapping[str, int]) -> Written | None:

@@ -17,7 +17,8 @@ from toy_packing import RECIPE, TASKS, Killed, content, counted_stripes, stripes
 from toy_source import load
 
 from ray_diffusion.data.manifest import read_manifest
-from ray_diffusion.data.packing.pack import NOTES, pack
+from ray_diffusion.data.packing.output import NOTES
+from ray_diffusion.data.packing.pack import pack
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.packing.source import Record
 from ray_diffusion.data.reader import Dataset

@@ -12,6 +12,7 @@ import numpy as np
 from toy_source import load, toy_source
 
 from ray_diffusion.data.packing import pack as packing
+from ray_diffusion.data.packing.output import REPORT
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.packing.source import Record, Source
 from ray_diffusion.storage import Directory
@@ -41,7 +42,7 @@ def stripes() -> Source:
 def content(url: str) -> dict[str, bytes | None]:
     """All files of a dataset but the report, which says where it is."""
     directory = Directory(url)
-    names = [file.name for file in directory.walk() if file.name != packing.REPORT]
+    names = [file.name for file in directory.walk() if file.name != REPORT]
     return {name: directory.read(name) for name in names}
 
 

@@ -138,8 +138,9 @@ class Sampler(Values):
         description="Arithmetic and weights of the network while it draws; steps stay fp32.",
         json_schema_extra=MAY_CHANGE,
     )
-    clip_x0: Bool = Field(
-        default=True,
-        description="Clip each estimate of the clean image to the data's range.",
+    clip_x0: Bool | None = Field(
+        default=None,
+        description="Clip each estimate of the clean image to the range of pixels; null: unless "
+        "latents are drawn, which have none.",
         json_schema_extra=MAY_CHANGE,
     )

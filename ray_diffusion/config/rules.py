@@ -42,10 +42,41 @@ RULES: Final = (
         ("data.image_size", "model.channel_mults", "model.kind"),
         lambda c: (
             c.model.kind not in ("unet", "tutorial_unet")
-            or c.data.image_size % 2 ** (len(c.model.channel_mults) - 1) == 0
+            or c.data.side % 2 ** (len(c.model.channel_mults) - 1) == 0
         ),
-        "{data.image_size} pixels cannot be halved once for each level of model.channel_mults "
+        "{data.side} pixels cannot be halved once for each level of model.channel_mults "
         "after the first",
+    ),
+    Rule(
+        ("data.image_size", "model.channel_mults", "model.patch_size", "model.kind"),
+        lambda c: not c.model.learns_codec or c.data.image_size % c.model.latent_factor == 0,
+        "{data.image_size} pixels cannot be cut into squares of model.patch_size, "
+        "{model.patch_size}, and halved once for each level of model.channel_mults after the first",
+    ),
+    Rule(
+        ("autoencoder.adversarial_weight", "data.image_size", "model.kind"),
+        lambda c: (
+            not c.model.learns_codec
+            or not c.autoencoder.adversarial_weight
+            or c.data.image_size >= 8
+        ),
+        "the discriminator looks at patches that images of {data.image_size} pixels do not hold; "
+        "set it to 0",
+    ),
+    Rule(
+        ("cluster.strategy", "model.kind"),
+        lambda c: not c.model.learns_codec or c.cluster.strategy == "ddp",
+        "an autoencoder is trained with ddp alone, got {cluster.strategy}",
+    ),
+    Rule(
+        ("data.codec", "model.kind"),
+        lambda c: not c.model.learns_codec or c.data.codec is None,
+        "an autoencoder is trained on images, not on latents of another codec",
+    ),
+    Rule(
+        ("sampler.clip_x0", "data.codec"),
+        lambda c: c.data.codec is None or not c.sampler.clip_x0,
+        "latents have no range to be clipped to; leave it out",
     ),
     Rule(
         ("data.global_batch_size", "cluster.num_workers"),
@@ -89,9 +120,8 @@ RULES: Final = (
     ),
     Rule(
         ("data.image_size", "model.patch_size", "model.kind"),
-        lambda c: c.model.kind != "dit" or c.data.image_size % c.model.patch_size == 0,
-        "{data.image_size} pixels cannot be cut into patches of model.patch_size, "
-        "{model.patch_size}",
+        lambda c: c.model.kind != "dit" or c.data.side % c.model.patch_size == 0,
+        "{data.side} pixels cannot be cut into patches of model.patch_size, {model.patch_size}",
     ),
     Rule(
         ("model.dropout", "model.kind"),
@@ -189,6 +219,9 @@ RULES: Final = (
     _no_password("run.init_from", lambda c: c.run.init_from or "", STORAGE_ADVICE),
     _no_password("data.dataset_url", lambda c: c.data.dataset_url, STORAGE_ADVICE),
     _no_password("data.mixture_urls", lambda c: " ".join(c.data.mixture_urls), STORAGE_ADVICE),
+    _no_password(
+        "autoencoder.perceptual_url", lambda c: c.autoencoder.perceptual_url or "", STORAGE_ADVICE
+    ),
 )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field
 
+from ray_diffusion.config.autoencoder import Autoencoder
 from ray_diffusion.config.diffusion import Diffusion, Sampler
 from ray_diffusion.config.effort import Cluster, Training
 from ray_diffusion.config.values import (
@@ -87,7 +88,21 @@ class Data(Values):
         description="How often an image comes from data.dataset_url, then from each of "
         "data.mixture_urls, relative to each other; empty: by their numbers of images.",
     )
-    image_size: Int = Field(default=8, ge=4, le=1024, description="Height and width in pixels.")
+    image_size: Int = Field(
+        default=8,
+        ge=4,
+        le=1024,
+        description="Height and width in pixels; where latents are trained on, of their images.",
+    )
+    codec: Text | None = Field(
+        default=None,
+        min_length=1,
+        description="Fingerprint of the codec whose latents are trained on; null: as the dataset "
+        "says, none if it holds images.",
+    )
+    latent_size: Int | None = Field(
+        default=None, ge=1, le=1024, description="Height and width of latents; null: likewise."
+    )
     global_batch_size: Int = Field(
         default=128, ge=1, description="Images in one step, over all workers together."
     )
@@ -119,12 +134,19 @@ class Data(Values):
         json_schema_extra=MAY_CHANGE,
     )
 
+    @property
+    def side(self) -> int:
+        """Height and width of what the network sees: of latents, if it is trained on them."""
+        return self.latent_size or self.image_size
+
 
 class Model(Values):
     """The network."""
 
-    kind: Literal["unet", "tutorial_unet", "dit", "tiny"] = Field(
-        default="unet", description="Architecture of the network."
+    kind: Literal["unet", "tutorial_unet", "dit", "tiny", "autoencoder"] = Field(
+        default="unet",
+        description="Architecture of the network; autoencoder is no diffusion model: it learns a "
+        "codec, whose latents others are trained on.",
     )
     channels: Int = Field(
         default=32, ge=8, description="Channels at full resolution, or of each token of dit."
@@ -132,11 +154,11 @@ class Model(Values):
     channel_mults: tuple[Count, ...] = Field(
         default=(1, 2),
         min_length=1,
-        description="Channels of each level of a U-Net, in multiples of model.channels; "
-        "each further level halves the resolution.",
+        description="Channels of each level of a U-Net or autoencoder, in multiples of "
+        "model.channels; each further level halves the resolution.",
     )
     blocks_per_level: Int = Field(
-        default=2, ge=1, description="Residual blocks in each level of unet."
+        default=2, ge=1, description="Residual blocks in each level of unet and autoencoder."
     )
     attention_levels: tuple[Annotated[Int, Field(ge=0)], ...] = Field(
         default=(1,), description="Levels of unet with self-attention; 0 is full resolution."
@@ -146,10 +168,19 @@ class Model(Values):
     )
     depth: Int = Field(default=6, ge=1, description="Transformer blocks of dit.")
     patch_size: Int = Field(
-        default=2, ge=1, description="Side of the squares that are the tokens of dit, pixels."
+        default=2,
+        ge=1,
+        description="Side of the squares that are the tokens of dit, and that autoencoder takes "
+        "for its pixels at full resolution.",
+    )
+    latent_channels: Int = Field(
+        default=4, ge=1, le=64, description="Channels of the latents of autoencoder."
     )
     image_channels: Int | None = Field(
-        default=None, ge=1, le=64, description="Channels of an image; null: as the dataset has."
+        default=None,
+        ge=1,
+        le=256,
+        description="Channels of an image, or of a latent; null: as the dataset has.",
     )
     num_classes: Annotated[Int, Field(ge=0)] | None = Field(
         default=None, description="Classes; null takes the dataset's, 0 trains without classes."
@@ -157,6 +188,17 @@ class Model(Values):
     class_dropout_prob: Fraction = Field(
         default=0.1, description="Probability that a label is hidden, for classifier-free guidance."
     )
+
+    @property
+    def learns_codec(self) -> bool:
+        """Whether it is no diffusion model but an autoencoder."""
+        return self.kind == "autoencoder"
+
+    @property
+    def latent_factor(self) -> int:
+        """How many times shorter the sides of an autoencoder's latents are than an image's."""
+        factor: int = self.patch_size * 2 ** (len(self.channel_mults) - 1)
+        return factor
 
 
 class Optim(Values):
@@ -222,6 +264,7 @@ class Config(Values):
     data: Data = Field(default_factory=Data)
     diffusion: Diffusion = Field(default_factory=Diffusion)
     model: Model = Field(default_factory=Model)
+    autoencoder: Autoencoder = Field(default_factory=Autoencoder)
     optim: Optim = Field(default_factory=Optim)
     ema: Ema = Field(default_factory=Ema)
     training: Training = Field(default_factory=Training)

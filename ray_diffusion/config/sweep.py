@@ -60,6 +60,11 @@ class Plan:
         """Whether trials differ only in how they draw images, not in what is trained."""
         return all(key.startswith("sampler.") for key in self.space)
 
+    @property
+    def draws(self) -> bool:
+        """Whether its trials draw images, which autoencoders do not."""
+        return sweep_rules.AUTOENCODER not in sweep_rules.kinds(self.space, self.base)
+
     def values(self, number: int) -> dict[str, Any]:
         """What a trial of a grid or a random search changes in the base, by dotted key.
 
@@ -113,7 +118,7 @@ def load_sweep(
     base = _overridden(base, fixed, path, problems)
 
     def contradictions(sweep: Sweep, failing: Collection[str]) -> Iterator[tuple[str, str]]:
-        found = [*sweep_rules.contradictions(sweep, space, base.training)]
+        found = [*sweep_rules.contradictions(sweep, space, base)]
         found += () if have is None else sweep_rules.too_large(sweep, have)
         for keys, problem in found:
             if not set(keys) & set(failing):

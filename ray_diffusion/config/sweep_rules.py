@@ -1,15 +1,22 @@
 """What the keys of a sweep's file, each fine by itself, say against one another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Final, NamedTuple
 
 from ray_diffusion.config.effort import Training
+from ray_diffusion.config.schema import Config
 from ray_diffusion.config.space import Space, count
 from ray_diffusion.config.sweep_schema import MOST_TRIALS, Metric, Sweep
 
 LOSSES: Final = ("val/loss", "train/loss")
 """What is minimised itself: it changes with what a trial calls an error, whatever is learned."""
+
+DEFINES_LOSSES: Final = ("diffusion.", "autoencoder.")
+
+AUTOENCODER: Final = "autoencoder"
+OF_AUTOENCODERS: Final = ("val/score", "train/loss")
+"""The figures that it has: it draws nothing, and knows no noise levels."""
 
 
 class Contradiction(NamedTuple):
@@ -19,16 +26,17 @@ class Contradiction(NamedTuple):
     problem: str
 
 
-def contradictions(sweep: Sweep, space: Space, training: Training) -> Iterator[Contradiction]:
+def contradictions(sweep: Sweep, space: Space, base: Config) -> Iterator[Contradiction]:
     """What a sweep's file says against itself.
 
     Args:
         sweep: The file, but for its parameters.
         space: What varies.
-        training: How long its base trains.
+        base: What its trials differ from.
     """
     yield from _of_metric(sweep.metric, space)
-    if why := _why_never_early(sweep, space, training):
+    yield from _of_kinds(sweep.metric, kinds(space, base))
+    if why := _why_never_early(sweep, space, base.training):
         rule = sweep.early_terminate.type
         yield Contradiction(
             ("early_terminate.type", "early_terminate.grace", "metric.name"),
@@ -52,19 +60,49 @@ def too_large(sweep: Sweep, have: Mapping[str, float]) -> Iterator[Contradiction
         yield Contradiction(tuple(f"resources.{key}" for key in keys), problem)
 
 
+def kinds(space: Space, base: Config) -> tuple[str, ...]:
+    """``model.kind`` of all trials.
+
+    Args:
+        space: What varies.
+        base: What trials differ from.
+    """
+    varied = space.get("model.kind")
+    return (base.model.kind,) if varied is None else varied.samples
+
+
 def _of_metric(metric: Metric, space: Space) -> Iterator[Contradiction]:
-    schedule = [key for key in space if key.startswith("diffusion.")]
+    errors = [key for key in space if key.startswith(DEFINES_LOSSES)]
     drawing = [key for key in space if key.startswith("sampler.")]
-    if metric.name in LOSSES and schedule:
+    if metric.name in LOSSES and errors:
         yield Contradiction(
             ("metric.name",),
-            f"{metric.name} does not compare trials that differ in {schedule[0]}, which changes "
+            f"{metric.name} does not compare trials that differ in {errors[0]}, which changes "
             "what it measures, whatever is learned; val/score does",
         )
     if drawing and not metric.of_samples:
         yield Contradiction(
             ("metric.name",),
             f"{metric.name} draws no images, so it cannot choose {drawing[0]}; sample/fd can",
+        )
+
+
+def _of_kinds(metric: Metric, kinds: Collection[str]) -> Iterator[Contradiction]:
+    others = [kind for kind in kinds if kind != AUTOENCODER]
+    if len(others) == len(kinds):
+        return
+    if others:
+        yield Contradiction(
+            ("metric.name",),
+            f"{metric.name} does not compare model.kind={AUTOENCODER} with {others[0]}: one gives "
+            "images back, the other draws new ones; sweep each by itself",
+        )
+    elif metric.name not in OF_AUTOENCODERS:
+        yield Contradiction(
+            ("metric.name",),
+            f"{metric.name} does not compare autoencoders, which "
+            f"{'draw nothing' if metric.of_samples else 'know no noise levels'}; val/score, the "
+            "error of what they give back, does",
         )
 
 

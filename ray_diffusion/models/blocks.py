@@ -7,8 +7,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ray_diffusion.models import dit, tutorial_unet, unet
+from ray_diffusion.models.codecs import autoencoder
 
-KINDS = (unet.Stage, dit.Block, tutorial_unet.Down, tutorial_unet.Up)
+KINDS = (
+    unet.Stage,
+    dit.Block,
+    tutorial_unet.Down,
+    tutorial_unet.Up,
+    autoencoder.ResidualBlock,
+)
 # torch compiles a kind of block once for each width and side, and gives up after 8 by itself.
 MOST_VARIANTS = 64
 

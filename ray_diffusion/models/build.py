@@ -7,7 +7,9 @@ from torch import nn
 
 from ray_diffusion.config import Config
 from ray_diffusion.models.blocks import recompute_activations
+from ray_diffusion.models.codecs.autoencoder import Autoencoder
 from ray_diffusion.models.dit import DiT
+from ray_diffusion.models.reconstructor import Discriminator, Reconstructor
 from ray_diffusion.models.tiny import Tiny
 from ray_diffusion.models.tutorial_unet import TutorialUNet
 from ray_diffusion.models.unet import UNet
@@ -41,21 +43,36 @@ def _tutorial_unet(config: Config) -> nn.Module:
 
 def _dit(config: Config) -> nn.Module:
     model = config.model
-    return DiT(
-        *_ends(config), model.channels, model.depth, model.patch_size, config.data.image_size
-    )
+    return DiT(*_ends(config), model.channels, model.depth, model.patch_size, config.data.side)
 
 
 def _tiny(config: Config) -> nn.Module:
     return Tiny(*_ends(config), config.model.channels)
 
 
-MODELS: dict[str, Callable[[Config], nn.Module]] = {
+def _autoencoder(config: Config) -> nn.Module:
+    model = config.model
+    assert model.image_channels is not None
+    autoencoder = Autoencoder(
+        model.image_channels,
+        model.latent_channels,
+        model.channels,
+        model.channel_mults,
+        model.blocks_per_level,
+        model.patch_size,
+    )
+    adversarial = config.autoencoder.adversarial_weight > 0
+    discriminator = Discriminator(model.image_channels, model.channels) if adversarial else None
+    return Reconstructor(autoencoder, discriminator)
+
+
+DENOISERS: dict[str, Callable[[Config], nn.Module]] = {
     "unet": _unet,
     "tutorial_unet": _tutorial_unet,
     "dit": _dit,
     "tiny": _tiny,
 }
+MODELS = DENOISERS | {"autoencoder": _autoencoder}
 
 
 def build(config: Config, seed: int | None = None) -> nn.Module:

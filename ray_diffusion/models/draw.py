@@ -22,7 +22,7 @@ from ray_diffusion.diffusion.sampling import sample
 from ray_diffusion.diffusion.schedule import SCHEDULES, with_zero_terminal_snr
 from ray_diffusion.diffusion.solvers import SOLVERS, Options
 from ray_diffusion.errors import UsageError
-from ray_diffusion.models.pixels import decode
+from ray_diffusion.models.codecs.space import Space
 from ray_diffusion.models.precision import PRECISIONS
 
 
@@ -79,7 +79,8 @@ def model_of(
     elif sampler.variance != "learned":
         model = without_x0_variance(model)
     model = guided(model, scale, null)
-    return clipped(model) if sampler.clip_x0 else model
+    of_pixels = config.data.codec is None
+    return clipped(model) if sampler.clip_x0 or (sampler.clip_x0 is None and of_pixels) else model
 
 
 def solver_options(config: Config) -> Options:
@@ -95,16 +96,17 @@ def levels_of(config: Config) -> Tensor:
     return itinerary(sampler.grid, logsnr_table(config), sampler.num_inference_steps, visits)
 
 
-def image_shape(config: Config) -> tuple[int, int, int]:
-    """``(C, H, W)`` of a run's images."""
-    channels, size = config.model.image_channels, config.data.image_size
+def x0_shape(config: Config) -> tuple[int, int, int]:
+    """``(C, H, W)`` of what a run's network sees: of images, or of their latents."""
+    channels, side = config.model.image_channels, config.data.side
     assert channels is not None
-    return channels, size, size
+    return channels, side, side
 
 
 def draw(
     network: nn.Module,
     config: Config,
+    space: Space,
     labels: Tensor,
     seed: int,
     indices: list[int] | None = None,
@@ -116,6 +118,7 @@ def draw(
     Args:
         network: A trained network; its device is where the work is done.
         config: The run's configuration.
+        space: What the network works on.
         labels: Class of each image, ``num_classes`` for none, shape ``(B,)``.
         seed: Image ``i`` depends on ``(seed, indices[i])``.
         indices: Index of each image; 0, 1, 2 ... when None.
@@ -138,6 +141,7 @@ def draw(
         solver_options(config),
     )
     if edit is not None:
-        return decode(edit(sampler)).cpu()
-    shape = image_shape(config)
-    return decode(sample(sampler.denoiser, sampler.condition, shape, *sampler[2:])).cpu()
+        return space.images(edit(sampler)).cpu()
+    shape = x0_shape(config)
+    x0 = sample(sampler.denoiser, sampler.condition, shape, *sampler[2:])
+    return space.images(x0).cpu()

@@ -46,6 +46,28 @@ BROKEN = {
         ["data.image_size=9", "model.kind=dit"],
         "data.image_size: 9 pixels cannot be cut into patches of model.patch_size, 2",
     ),
+    "image_size of an autoencoder": (
+        ["data.image_size=10", "model.kind=autoencoder"],
+        "data.image_size: 10 pixels cannot be cut into squares of model.patch_size, 2, and halved "
+        "once for each level of model.channel_mults after the first",
+    ),
+    "discriminator": (
+        ["data.image_size=4", "model.kind=autoencoder", "autoencoder.adversarial_weight=0.1"],
+        "autoencoder.adversarial_weight: the discriminator looks at patches that images of 4 "
+        "pixels do not hold; set it to 0",
+    ),
+    "strategy of an autoencoder": (
+        ["cluster.strategy=fsdp", "model.kind=autoencoder"],
+        "cluster.strategy: an autoencoder is trained with ddp alone, got fsdp",
+    ),
+    "codec of an autoencoder": (
+        ["data.codec=identity-0", "model.kind=autoencoder"],
+        "data.codec: an autoencoder is trained on images, not on latents of another codec",
+    ),
+    "clip_x0": (
+        ["data.codec=identity-0", "sampler.clip_x0=true"],
+        "sampler.clip_x0: latents have no range to be clipped to; leave it out",
+    ),
     "dropout": (
         ["model.dropout=0.1", "model.kind=tiny"],
         "model.dropout: only model.kind=unet has dropout, got tiny",
@@ -129,6 +151,7 @@ BROKEN = {
         "run.init_from": "sftp://me:secret@host/runs/digits",
         "data.dataset_url": "https://me:secret@host/data",
         "data.mixture_urls": "['s3://a/b', 'https://me:secret@host/data']",
+        "autoencoder.perceptual_url": "https://me:secret@host/lpips.pt",
     }.items()
 }
 

@@ -254,6 +254,61 @@ def test_a_loss_does_not_compare_trials_that_define_it_differently(file: Path, m
     assert loaded(file, same).sweep.metric.name == metric
 
 
+@pytest.mark.parametrize("metric", ["train/loss", "val/score"])
+def test_only_the_error_of_what_it_gives_back_compares_autoencoders_of_other_losses(
+    file: Path, metric: str
+):
+    text = f"metric: {{name: {metric}}}\n" + GOOD.replace(
+        "diffusion.beta_schedule: {values: [linear, cosine]}", "model.kind: {value: autoencoder}"
+    )
+    assert loaded(file, text).sweep.metric.name == metric
+    weight = f"{text}  autoencoder.kl_weight: {{values: [0, 1e-6]}}\n"
+    if metric == "val/score":
+        assert list(loaded(file, weight).space) == ["optim.lr", "autoencoder.kl_weight"]
+    else:
+        [line] = problems(file, weight)
+        assert "train/loss does not compare trials that differ in autoencoder.kl_weight" in line
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("sample/fd", "draw nothing"),
+        ("sample/kid", "draw nothing"),
+        ("val/vlb_bpd", "know no noise levels"),
+        ("val/loss", "know no noise levels"),
+    ],
+)
+def test_autoencoders_do_not_compare_by_what_they_do_not_have(file: Path, metric: str, why: str):
+    head = f"metric: {{name: {metric}}}\nearly_terminate: {{type: none}}\nrun_cap: 3\n"
+    text = f"{head}parameters:\n  optim.lr: {{min: 1e-4, max: 1e-2}}\n"
+    assert loaded(file, text).draws
+    assert problems(file, text, "model.kind=autoencoder") == [
+        f"F:1: metric.name: {metric} does not compare autoencoders, which {why}; val/score, the "
+        "error of what they give back, does"
+    ]
+
+
+@pytest.mark.parametrize("metric", ["val/score", "sample/fd"])
+@pytest.mark.parametrize("base", ["unet", "autoencoder"])
+def test_autoencoders_compare_with_no_other_kind(file: Path, metric: str, base: str):
+    head = f"metric: {{name: {metric}}}\nearly_terminate: {{type: none}}\nrun_cap: 3\n"
+    text = f"base: base.yaml\n{head}parameters:\n  model.kind: {{values: [KINDS]}}\n"
+    (file.parent / "base.yaml").write_text(f"model: {{kind: {base}}}\n")
+    assert loaded(file, text.replace("KINDS", "dit, unet")).draws
+    for kinds in ("unet, dit, autoencoder", "autoencoder, unet"):
+        assert problems(file, text.replace("KINDS", kinds)) == [
+            f"F:2: metric.name: {metric} does not compare model.kind=autoencoder with unet: one "
+            "gives images back, the other draws new ones; sweep each by itself"
+        ]
+
+
+def test_autoencoders_are_known_for_drawing_nothing(file: Path):
+    text = "run_cap: 3\nparameters:\n  optim.lr: {min: 1e-4, max: 1e-2}\n"
+    assert loaded(file, text).draws
+    assert not loaded(file, text, "model.kind=autoencoder").draws
+
+
 @pytest.mark.parametrize("typed", ["optim.lr=0.1", "--optim.lr=0.1", "--optim.lr 0.1"])
 def test_a_key_that_varies_is_not_given_on_the_command_line(file: Path, typed: str):
     [line] = problems(file, GOOD, *typed.split())

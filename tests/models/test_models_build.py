@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.diffusion.random import generator
-from ray_diffusion.models.build import MODELS, build
+from ray_diffusion.models.build import DENOISERS, build
 
 SHAPES: dict[str, dict[str, object]] = {
     "default": {},
@@ -34,11 +34,11 @@ SHAPES_OF: dict[str, dict[str, dict[str, object]]] = {
 }
 CASES = [
     pytest.param(kind, shape, id=f"{kind}, {name}")
-    for kind in MODELS
+    for kind in DENOISERS
     for name, shape in (SHAPES | SHAPES_OF.get(kind, {})).items()
 ]
 every_shape = pytest.mark.parametrize(("kind", "shape"), CASES)
-every_kind = pytest.mark.parametrize("kind", MODELS)
+every_kind = pytest.mark.parametrize("kind", DENOISERS)
 
 
 def configured(kind: str = "unet", **keys: object) -> Config:

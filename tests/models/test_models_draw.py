@@ -11,6 +11,7 @@ from ray_diffusion.diffusion.schedule import SCHEDULES, custom, linear, with_zer
 from ray_diffusion.diffusion.solvers import SOLVERS
 from ray_diffusion.errors import UsageError
 from ray_diffusion.models.build import build
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import draw, levels_of, logsnr_table, model_of, solver_options
 
 PROFILE = torch.sigmoid(torch.tensor(PROFILE_LEVELS, dtype=torch.float64))
@@ -111,14 +112,14 @@ def test_solvers_step_in_the_scale_of_the_family(family: str):
 def test_an_image_is_drawn_again_from_its_seed_index_and_class(solver: str, guidance_scale: float):
     run = configured(**{"sampler.solver": solver, "sampler.guidance_scale": guidance_scale})
     network = awake(run)
-    images = draw(network, run, torch.tensor([0, 1, 2, 3]), seed=5)
+    images = draw(network, run, Pixels(), torch.tensor([0, 1, 2, 3]), seed=5)
     assert images.dtype == torch.uint8
     assert images.shape == (4, 1, 8, 8)
-    again = draw(network, run, torch.tensor([2]), seed=5, indices=[2])
+    again = draw(network, run, Pixels(), torch.tensor([2]), seed=5, indices=[2])
     # Another batch size rounds otherwise in the network, by less than a grey level.
     assert (again[0].int() - images[2].int()).abs().max() <= 1
-    assert not draw(network, run, torch.tensor([2]), seed=5, indices=[3]).equal(again)
-    assert not draw(network, run, torch.tensor([2]), seed=6, indices=[2]).equal(again)
+    assert not draw(network, run, Pixels(), torch.tensor([2]), seed=5, indices=[3]).equal(again)
+    assert not draw(network, run, Pixels(), torch.tensor([2]), seed=6, indices=[2]).equal(again)
 
 
 @pytest.mark.parametrize("prediction_type", PARAMETERIZATIONS)
@@ -126,7 +127,8 @@ def test_what_the_network_predicts_decides_what_is_drawn(prediction_type: str):
     runs = [configured(**{"diffusion.prediction_type": name}) for name in PARAMETERIZATIONS]
     network = awake(runs[0])
     images = {
-        run.diffusion.prediction_type: draw(network, run, torch.arange(3), seed=0) for run in runs
+        run.diffusion.prediction_type: draw(network, run, Pixels(), torch.arange(3), seed=0)
+        for run in runs
     }
     same = [name for name, found in images.items() if found.equal(images[prediction_type])]
     assert same == [prediction_type]
@@ -137,7 +139,7 @@ def test_each_variance_of_ddpm_draws_its_own_images():
     network = awake(configured(**{"diffusion.learn_variance": True}))
     for variance in ("beta_tilde", "beta", "analytic", "learned"):
         run = with_variance(variance)
-        drawn.append(draw(network, run, torch.arange(3), seed=0, profile=PROFILE))
+        drawn.append(draw(network, run, Pixels(), torch.arange(3), seed=0, profile=PROFILE))
     for i, images in enumerate(drawn):
         assert not any(images.equal(other) for other in drawn[:i])
 
@@ -161,14 +163,14 @@ def test_the_model_tells_the_variance_that_the_sampler_asks_for():
 def test_the_analytic_variance_needs_a_validation():
     run = configured(**{"sampler.solver": "ddpm", "sampler.variance": "analytic"})
     with pytest.raises(UsageError, match=r"sampler\.variance: analytic needs the profile"):
-        draw(awake(run), run, torch.tensor([0]), seed=0)
+        draw(awake(run), run, Pixels(), torch.tensor([0]), seed=0)
 
 
 def test_guidance_changes_the_images_of_a_class_and_not_those_of_none():
     network = awake(configured())
     labels = torch.tensor([0, 3])
     plain, guided = (
-        draw(network, configured(**{"sampler.guidance_scale": scale}), labels, seed=0)
+        draw(network, configured(**{"sampler.guidance_scale": scale}), Pixels(), labels, seed=0)
         for scale in (1.0, 4.0)
     )
     assert not plain[0].equal(guided[0])
@@ -179,7 +181,7 @@ def test_clipping_can_be_switched_off():
     network = awake(configured())
     labels = torch.tensor([0, 1])
     clipped, free = (
-        draw(network, configured(**{"sampler.clip_x0": clip}), labels, seed=0)
+        draw(network, configured(**{"sampler.clip_x0": clip}), Pixels(), labels, seed=0)
         for clip in (True, False)
     )
     assert not clipped.equal(free)

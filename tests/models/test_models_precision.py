@@ -3,6 +3,7 @@ import torch
 from test_models_build import configured, every_kind, inputs, trained
 from torch import Tensor, nn
 
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import draw
 from ray_diffusion.models.precision import in_bf16
 
@@ -48,7 +49,7 @@ def test_every_layer_draws_in_the_precision_asked_for(kind: str, precision: str)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(note)  # a copy has it too
-    draw(network, run, torch.arange(3), seed=0)
+    draw(network, run, Pixels(), torch.arange(3), seed=0)
     assert seen == {torch.float32 if precision == "fp32" else torch.bfloat16}
 
 
@@ -58,7 +59,7 @@ def test_images_drawn_in_bf16_are_nearly_those_of_fp32(kind: str):
     rounding = configured(kind, **{"sampler.precision": "bf16", "sampler.num_inference_steps": 5})
     network, labels = trained(run, steps=20), torch.arange(8)
     exact, rounded, other = (
-        draw(network, config, labels, seed).float()
+        draw(network, config, Pixels(), labels, seed).float()
         for config, seed in ((run, 0), (rounding, 0), (run, 1))
     )
     assert 0 < (rounded - exact).abs().mean() < 0.05 * (other - exact).abs().mean()

@@ -7,15 +7,21 @@ import torch
 
 from ray_diffusion import config
 from ray_diffusion.config import Config, presets
+from ray_diffusion.data.packing.embedded import SCHEME, embedded
 from ray_diffusion.models.build import build
 from ray_diffusion.models.draw import levels_of, logsnr_table
 
 
 def resolved(name: str) -> Config:
-    """The preset with what a launch would have found in its dataset."""
-    run = config.load([name])
-    channels = 1 if run.data.dataset_url == "builtin:digits" else 3
-    classes = 10 if run.model.num_classes is None else run.model.num_classes
+    """The preset with what a launch would have found in its dataset: ten classes if it is yours."""
+    run, text = config.load([name]), presets.path(name).read_text()
+    encoded = re.search(r"source=(builtin:\w+)", text)  # what its latents are made of
+    source = encoded[1] if encoded else run.data.dataset_url
+    classes, channels = run.model.num_classes, run.model.image_channels
+    if classes is None:
+        classes = len(embedded(source, 1).classes) if source.startswith(SCHEME) else 10
+    if channels is None:  # presets of latents say it
+        channels = 1 if source == "builtin:digits" else 3
     return config.override(run, {"model.image_channels": channels, "model.num_classes": classes})
 
 
@@ -46,6 +52,23 @@ def test_a_preset_names_its_run_and_its_command(name: str):
     assert re.search("^# Cost: +", text, re.MULTILINE)
     assert re.search("^# Expect: +", text, re.MULTILINE)
     assert config.load([name]).run.name == name
+
+
+@pytest.mark.parametrize("name", [name for name in presets.names() if name.startswith("latent-")])
+def test_a_preset_of_latents_says_how_they_are_made_and_their_shape(name: str):
+    run, text = config.load([name]), presets.path(name).read_text()
+    assert f"out={run.data.dataset_url}\n" in text
+    kind, _, said = re.findall(r"codec=([\w-]+)([:/])(\S+)", text)[0]
+    if kind == "runs":
+        codec = config.load([said])
+        assert codec.data.image_size == run.data.image_size
+        channels, factor = codec.model.latent_channels, codec.model.latent_factor
+    elif kind == "block-dct":
+        factor, coefficients = map(int, said.split(","))
+        channels = 3 * coefficients
+    else:
+        channels, factor = 4, 8  # Stable Diffusion's
+    assert (run.model.image_channels, run.data.side) == (channels, run.data.image_size // factor)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """From the files of an example to its image and label. Nothing else in a shard is ever looked at.
 
 Decoders are chosen by this module, not by the shard: an image is read by one of three formats of
-Pillow, a label as digits. A pickle or a module among the files stays bytes.
+Pillow, latents as plain numbers, a label as digits. A pickle or a module among the files stays
+bytes.
 """
 
 import io
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ray_diffusion.data.manifest import Manifest
+from ray_diffusion.data import latents
+from ray_diffusion.data.manifest import Latents, Manifest
 from ray_diffusion.errors import DataError
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
@@ -21,11 +23,14 @@ MOST_DIGITS = 20  # of a label; int() refuses thousands of them with an error of
 SHOWN_IN_COLOUR = ("1", "L", "LA", "RGBA", "CMYK")  # that RGB can hold
 
 
+Stored = NDArray[np.uint8] | NDArray[np.float16]  # an image, or the latents in its place
+
+
 class BadExample(DataError):
     """One example of a whole shard cannot be used."""
 
 
-def decode(files: Mapping[str, bytes], manifest: Manifest) -> tuple[NDArray[np.uint8], int]:
+def decode(files: Mapping[str, bytes], manifest: Manifest) -> tuple[Stored, int]:
     """Decode an example.
 
     Args:
@@ -33,12 +38,22 @@ def decode(files: Mapping[str, bytes], manifest: Manifest) -> tuple[NDArray[np.u
         manifest: What the dataset promises of its examples.
 
     Returns:
-        The image, uint8, shape ``(C, H, W)``, and its label (0 in a dataset without labels).
+        The image, uint8, shape ``(C, H, W)``, or its latents, float16, of shape
+        ``Latents.shape``; and its label (0 in a dataset without labels).
 
     Raises:
         BadExample: If something is missing, damaged or not as promised.
     """
-    return _image(files, manifest), _label(files, len(manifest.classes))
+    said = manifest.latents
+    content = _image(files, manifest) if said is None else _latents(files, said)
+    return content, _label(files, len(manifest.classes))
+
+
+def blank(manifest: Manifest) -> Stored:
+    """What stands for an example that cannot be used: a black image, or latents of zeros."""
+    if manifest.latents is not None:
+        return np.zeros(manifest.latents.shape, np.float16)
+    return np.zeros((manifest.channels, *[manifest.image_size] * 2), np.uint8)
 
 
 def opened(files: Mapping[str, bytes]) -> Image.Image:
@@ -83,6 +98,18 @@ def _image(files: Mapping[str, bytes], manifest: Manifest) -> NDArray[np.uint8]:
             f"has shape {image.shape} of {image.dtype}, the manifest says {expected} of uint8"
         )
     return image
+
+
+def _latents(files: Mapping[str, bytes], said: Latents) -> NDArray[np.float16]:
+    if latents.EXTENSION not in files:
+        raise BadExample(f"has no latents ({latents.EXTENSION})")
+    try:
+        found = latents.from_npy(files[latents.EXTENSION], said.shape)
+    except ValueError as error:
+        raise BadExample(f"has latents that {error}") from error
+    if not np.isfinite(found).all():
+        raise BadExample("has latents that are not finite")
+    return found
 
 
 def _label(files: Mapping[str, bytes], classes: int) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,43 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """What a dataset of latents holds in the place of images.
+
+    Attributes:
+        codec: Fingerprint of the codec that encoded it; the codec is in the folder of that name
+            in the dataset, sealed.
+        channels: Of a latent.
+        size: Side of a latent.
+        moments: 1: means alone; 2: means and log-variances.
+        mirrored: Whether each example has a second variant, the latent of its mirror image.
+        mean: Mean of each channel over the train split, all variants.
+        std: Standard deviation of each channel, likewise, of draws where there are variances.
+        images_url: The dataset that was encoded: absolute, or ``builtin:NAME``.
+        images: Its fingerprint.
+    """
+
+    codec: str
+    channels: int
+    size: int
+    moments: int
+    mirrored: bool
+    mean: list[float]
+    std: list[float]
+    images_url: str
+    images: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example: ``(variants, moments, channels, size, size)``."""
+        return (1 + self.mirrored, self.moments, self.channels, self.size, self.size)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a dataset holds.
+    """What a dataset holds: images, or latents in their place.
+
+    What it says of images holds for those that latents were made of.
 
     Attributes:
         image_size: Side of the square images, pixels.
@@ -47,6 +83,7 @@ class Manifest:
         channel_std: Standard deviation of each channel, likewise.
         rejected: How many source images were left out, by reason.
         packer: What the packer was asked for.
+        latents: What is there in the place of images; None: the images themselves.
     """
 
     image_size: int
@@ -58,6 +95,7 @@ class Manifest:
     channel_std: list[float]
     rejected: dict[str, int]
     packer: dict[str, Any]
+    latents: Latents | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -66,8 +104,17 @@ class Manifest:
         Not of where the images came from: a copied folder makes the same dataset.
         """
         seen = {k: v for k, v in self._fields().items() if k not in ("rejected", "packer")}
+        if self.latents is not None:
+            seen["latents"] = {k: v for k, v in seen["latents"].items() if k != "images_url"}
         canonical = json.dumps(seen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def example_bytes(self) -> int:
+        """Memory that an example takes once it is decoded: uint8 pixels, or float16 latents."""
+        if self.latents is not None:
+            return 2 * math.prod(self.latents.shape)
+        return self.channels * self.image_size**2
 
     def examples(self, split: str) -> int:
         """How many examples a split has."""
@@ -91,7 +138,11 @@ class Manifest:
 
     def _fields(self) -> dict[str, Any]:
         splits = {split: [vars(shard) for shard in found] for split, found in self.splits.items()}
-        return vars(self) | {"splits": splits}
+        fields = vars(self) | {"splits": splits}
+        if self.latents is not None:
+            return fields | {"latents": vars(self.latents)}
+        del fields["latents"]  # so that a dataset of images says what it always said
+        return fields
 
 
 def _to_table(splits: dict[str, tuple[Shard, ...]]) -> bytes:
@@ -166,7 +217,8 @@ def read_manifest(url: str) -> Manifest:
     if content is None:
         raise DataError(
             f"{directory.url} is not a dataset: it has no {MANIFEST}; "
-            "make one with `python -m ray_diffusion.pack source=builtin:digits out=URL`"
+            "make one with `python -m ray_diffusion.pack source=builtin:digits out=URL`, "
+            "or one of latents with `python -m ray_diffusion.encode`"
         )
     try:
         fields = json.loads(content)
@@ -178,6 +230,8 @@ def read_manifest(url: str) -> Manifest:
             )
         fields["classes"] = tuple(fields["classes"])
         fields["splits"] = _splits(directory, fields["splits"])
+        if "latents" in fields:
+            fields["latents"] = Latents(**fields["latents"])
         manifest = Manifest(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{directory.url}/{MANIFEST} is damaged: {error}") from error

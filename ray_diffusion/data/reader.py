@@ -1,4 +1,7 @@
-"""A dataset's split as images and labels: by number, or as a stream of batches (``stream.py``)."""
+"""A dataset's split as images and labels: by number, or as a stream of batches (``stream.py``).
+
+A dataset of latents is read in the same way, its latents in the place of images.
+"""
 
 from collections.abc import Sequence
 from functools import cache, cached_property
@@ -12,7 +15,7 @@ from torch import Tensor
 from ray_diffusion.data.builtin import resolve
 from ray_diffusion.data.cache import ShardCache
 from ray_diffusion.data.corruption import Corruption, CorruptPolicy
-from ray_diffusion.data.decode import BadExample, decode
+from ray_diffusion.data.decode import BadExample, Stored, blank, decode
 from ray_diffusion.data.manifest import Manifest, read_manifest
 from ray_diffusion.data.mixture import Located
 from ray_diffusion.data.order import Int
@@ -30,7 +33,9 @@ class Batch(NamedTuple):
     """Some examples of one split.
 
     Attributes:
-        images: uint8, shape ``(B, C, H, W)``, in torch's ``channels_last`` memory format.
+        images: uint8, shape ``(B, C, H, W)``, in torch's ``channels_last`` memory format; of a
+            dataset of latents float16, shape ``(B, moments * channels, size, size)``, the means
+            before the log-variances.
         labels: int64, shape ``(B,)``.
         weights: 1, or 0 for an example that could not be used; float32, shape ``(B,)``.
         positions: Where each stands in the stream (or in the split), int64, shape ``(B,)``.
@@ -52,7 +57,7 @@ class Batch(NamedTuple):
 class Decoded(NamedTuple):
     """One example; see ``Batch``. A substitute has weight 1 and is bad all the same."""
 
-    image: NDArray[np.uint8]
+    image: Stored
     label: int
     weight: float = 1.0
     bad: bool = False
@@ -70,8 +75,8 @@ class Reader:
     def __init__(self, shards: Shards, manifest: Manifest, policy: CorruptPolicy) -> None:
         self._shards, self._manifest = shards, manifest
         self._corruption = Corruption(policy)
-        image_bytes = manifest.channels * manifest.image_size**2
-        small = sum(place.shard.examples for place in shards.places) * image_bytes <= DECODED_BYTES
+        examples = sum(place.shard.examples for place in shards.places)
+        small = examples * manifest.example_bytes <= DECODED_BYTES
         self._decoded = cache(self._decode) if small else self._decode
 
     def batch(self, at: Located, mirrored: NDArray[np.bool_] | None = None) -> Batch:
@@ -79,7 +84,8 @@ class Reader:
 
         Args:
             at: Which, by shard and index.
-            mirrored: Which of them to mirror; None mirrors none.
+            mirrored: Which of them to mirror; None mirrors none. Latents are never turned: those
+                of the mirror image are taken, which must be there.
 
         Returns:
             The examples in the order asked for.
@@ -92,10 +98,13 @@ class Reader:
             self._example(shard, index)
             for shard, index in zip(at.shards.tolist(), at.indices.tolist(), strict=True)
         ]
-        # As decoders lay them out, whatever the examples; a network's sums depend on the layout.
-        images = np.stack([example.image.transpose(1, 2, 0) for example in found])
-        if mirrored is not None:
-            images[mirrored] = images[mirrored, :, ::-1]
+        contents = [example.image for example in found]
+        if self._manifest.latents is None:
+            images = _channels_last(contents)
+            if mirrored is not None:
+                images[mirrored] = images[mirrored, :, ::-1]
+        else:
+            images = _channels_last(_variants(contents, mirrored))
         return Batch(
             torch.from_numpy(images).permute(0, 3, 1, 2),
             torch.tensor([example.label for example in found]),
@@ -119,9 +128,7 @@ class Reader:
         except BadExample as error:
             self._corruption.meet(self._shards.places[shard], index, error.__notes__[0], str(error))
         if self._corruption.policy.action == "mask":
-            sides = [self._manifest.image_size] * 2
-            black = np.zeros((self._manifest.channels, *sides), np.uint8)
-            return Decoded(black, 0, weight=0.0, bad=True)
+            return Decoded(blank(self._manifest), 0, weight=0.0, bad=True)
         return self._substitute(shard, index)._replace(bad=True)
 
     def _substitute(self, shard: int, index: int) -> Decoded:
@@ -135,13 +142,28 @@ class Reader:
         raise DataError(f"{self._shards.places[shard]} holds no example that can be used")
 
 
+def _channels_last(images: Sequence[Stored]) -> NDArray[Any]:
+    # As decoders lay them out, whatever the examples; a network's sums depend on the layout.
+    return np.ascontiguousarray(np.stack([image.transpose(1, 2, 0) for image in images]))
+
+
+def _variants(latents: Sequence[Stored], mirrored: NDArray[np.bool_] | None) -> list[Stored]:
+    """Of each example the latents of its image or of its mirror image, the moments in a row."""
+    which = np.zeros(len(latents), np.bool_) if mirrored is None else mirrored
+    return [
+        variants[int(second)].reshape(-1, *variants.shape[-2:])
+        for variants, second in zip(latents, which, strict=True)
+    ]
+
+
 class Dataset:
     """One split of a dataset.
 
     Args:
         url: A path, a URL, or ``builtin:NAME``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        image_size: Side of the images, pixels; a built-in dataset is packed at this size.
+        image_size: Side of the images, pixels, also where the dataset holds their latents; a
+            built-in dataset is packed at this size.
         cache_bytes: Disk that downloaded shards may take.
         policy: What becomes of examples that cannot be used.
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ray_diffusion.config.schema import Data
+from ray_diffusion.data.builtin import resolve
 from ray_diffusion.data.corruption import CorruptPolicy
 from ray_diffusion.data.locality import Locality, choose_locality, explain, open_shards
-from ray_diffusion.data.manifest import Manifest
+from ray_diffusion.data.manifest import Manifest, read_manifest
 from ray_diffusion.data.mixture import Mixture
 from ray_diffusion.data.order import ORDER_VERSION, Order
 from ray_diffusion.data.reader import Dataset
@@ -21,7 +22,8 @@ class TrainingSet:
     """The train splits that a run reads.
 
     Attributes:
-        datasets: One, or several that are mixed; all of one kind of image and the same classes.
+        datasets: One, or several that are mixed; all of one kind of image and the same classes,
+            or of latents of one codec.
         weights: How often an example comes from each.
         localities: How the order of each is laid out.
     """
@@ -35,7 +37,10 @@ class TrainingSet:
 
     @property
     def manifest(self) -> Manifest:
-        """What holds for all of the images: their size, channels and classes."""
+        """What holds for all of the images: their size, channels and classes.
+
+        Of latents, mean and deviation are the first dataset's.
+        """
         return self.datasets[0].manifest
 
     @property
@@ -129,9 +134,9 @@ def open_training_set(data: Data, quarantine_url: str | None = None) -> Training
     datasets = tuple(_opened(data, url, "train", quarantine_url) for url in urls)
     first = datasets[0]
     for other in datasets[1:]:
-        for name in ("channels", "classes"):
-            ours, theirs = getattr(first.manifest, name), getattr(other.manifest, name)
-            if ours != theirs:
+        of_other = _in_common(other.manifest)
+        for name, ours in _in_common(first.manifest).items():
+            if ours != (theirs := of_other.get(name)):
                 raise DataError(
                     f"data.mixture_urls: {other.url} has {name} {theirs}, {first.url} {ours}; "
                     "mixed datasets must agree"
@@ -144,9 +149,90 @@ def open_training_set(data: Data, quarantine_url: str | None = None) -> Training
     )
 
 
+def images_of(data: Data) -> Data:
+    """The configuration of the images whose latents a configuration trains on.
+
+    Args:
+        data: The configuration.
+
+    Returns:
+        One of the dataset that ``data.dataset_url`` was encoded from, alone; ``data`` itself if
+        that holds images.
+
+    Raises:
+        DataError: If there is no such dataset any more, or another one in its place.
+        StorageError: If the storage cannot be read.
+    """
+    url = resolve(data.dataset_url, data.image_size)
+    manifest = read_manifest(url)
+    latents = manifest.latents
+    if latents is None:
+        return data
+    found = read_manifest(resolve(latents.images_url, manifest.image_size)).fingerprint
+    if found != latents.images:
+        raise DataError(
+            f"{url} was encoded from {latents.images_url} with fingerprint {latents.images}; what "
+            f"is there now has fingerprint {found}: encode it again"
+        )
+    return data.model_copy(
+        update={
+            "dataset_url": latents.images_url,
+            "mixture_urls": (),
+            "mixture_weights": (),
+            "codec": None,
+            "latent_size": None,
+        }
+    )
+
+
 def _opened(data: Data, url: str, split: str, quarantine_url: str | None) -> Dataset:
     policy = CorruptPolicy(data.corrupt_policy, data.max_corrupt, quarantine_url)
-    return Dataset(url, split, data.image_size, data.cache_bytes, policy)
+    dataset = Dataset(url, split, data.image_size, data.cache_bytes, policy)
+    _refuse_other_latents(data, dataset, split)
+    return dataset
+
+
+def _refuse_other_latents(data: Data, dataset: Dataset, split: str) -> None:
+    """What is trained on must be what the configuration says of it."""
+    url, latents = dataset.url, dataset.manifest.latents
+    if latents is None:
+        for key, value in (("codec", data.codec), ("latent_size", data.latent_size)):
+            if value is not None:
+                raise DataError(
+                    f"data.{key}: {value}, but {url} holds images; encode it with "
+                    f"`python -m ray_diffusion.encode`, or leave data.{key} out"
+                )
+        return
+    if data.codec not in (None, latents.codec):
+        raise DataError(
+            f"data.codec: {data.codec}, but {url} was encoded by {latents.codec}; choose another "
+            "data.dataset_url, or leave data.codec out"
+        )
+    if data.latent_size not in (None, latents.size):
+        raise DataError(
+            f"data.latent_size: {data.latent_size}, but {url} holds latents of side "
+            f"{latents.size}; leave data.latent_size out"
+        )
+    if data.horizontal_flip and split == "train" and not latents.mirrored:
+        raise DataError(
+            f"data.horizontal_flip: {url} was encoded without mirror images; encode it again with "
+            "horizontal_flip=true, or set data.horizontal_flip=false"
+        )
+
+
+def _in_common(manifest: Manifest) -> dict[str, object]:
+    """What mixed datasets must agree in."""
+    latents = manifest.latents
+    found: dict[str, object] = {"channels": manifest.channels, "classes": manifest.classes}
+    if latents is None:
+        return found | {"codec": None}
+    return found | {
+        "codec": latents.codec,
+        "latent channels": latents.channels,
+        "latent size": latents.size,
+        "moments": latents.moments,
+        "mirror images": latents.mirrored,
+    }
 
 
 def _sizes(dataset: Dataset) -> Sequence[int]:

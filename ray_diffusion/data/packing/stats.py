@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from ray_diffusion.data.manifest import Manifest
+from ray_diffusion.data.manifest import Latents, Manifest
 
 
 def summary(manifest: Manifest) -> str:
@@ -15,12 +15,13 @@ def stats(manifest: Manifest) -> str:
     colour = {1: "grey", 3: "colour"}[manifest.channels]
     facts = {
         "images": f"{manifest.image_size}x{manifest.image_size} pixels, {colour}",
-        "mean": " ".join(f"{value:.4f}" for value in manifest.channel_mean),
-        "std": " ".join(f"{value:.4f}" for value in manifest.channel_std),
+        "mean": _numbers(manifest.channel_mean),
+        "std": _numbers(manifest.channel_std),
         "fingerprint": manifest.fingerprint,
     }
     blocks = [
         _aligned(facts.items()),
+        _latents(manifest.latents) if manifest.latents else [],
         [*_splits(manifest), *_left_out(manifest)],
         _classes(manifest),
         ["packer", *(f"  {line}" for line in _aligned(_shown(manifest.packer)))],
@@ -36,6 +37,23 @@ def _splits(manifest: Manifest) -> list[str]:
         images = f"{manifest.examples(split):,} images, {len(shards):,} shard{plural}"
         rows.append((split, f"{images}, {size:,.1f} MB"))
     return _aligned(rows)
+
+
+def _latents(latents: Latents) -> list[str]:
+    facts = {
+        "latents": f"{latents.channels}x{latents.size}x{latents.size}, "
+        f"{'means' if latents.moments == 1 else 'means and log-variances'}",
+        "mirror images": "encoded as well" if latents.mirrored else "none",
+        "mean": _numbers(latents.mean),
+        "std": _numbers(latents.std),
+        "codec": latents.codec,
+        "encoded from": f"{latents.images_url}, fingerprint {latents.images}",
+    }
+    return _aligned(facts.items())
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 def _left_out(manifest: Manifest) -> list[str]:

@@ -1,11 +1,13 @@
 """Whether a dataset is what its manifest says, to the last byte."""
 
+import tempfile
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from ray_diffusion.data.manifest import Manifest, Shard
 from ray_diffusion.data.packing.files import at_hand, described, members_of
-from ray_diffusion.data.packing.pack import own_files
+from ray_diffusion.data.packing.output import strangers
 from ray_diffusion.data.packing.stages import Progress, Runner, counted, silent
 from ray_diffusion.errors import DataError
 from ray_diffusion.storage import Directory
@@ -26,7 +28,7 @@ class VerifyTask(NamedTuple):
 def verify(
     url: str, manifest: Manifest, run: Runner = map, progress: Progress = silent
 ) -> list[str]:
-    """Read every shard again and compare it with the manifest.
+    """Read every shard again and compare it with the manifest; and the codec of latents.
 
     Args:
         url: Where the dataset is.
@@ -42,7 +44,16 @@ def verify(
     """
     tasks = [VerifyTask(url, shard) for shard in chain.from_iterable(manifest.splits.values())]
     found = counted("verified", run(problems, tasks), [1] * len(tasks), progress)
-    return list(chain.from_iterable(found))
+    return [*chain.from_iterable(found), *_codec_problems(url, manifest)]
+
+
+def _codec_problems(url: str, manifest: Manifest) -> list[str]:
+    if manifest.latents is None:
+        return []
+    codec = manifest.latents.codec
+    with tempfile.TemporaryDirectory() as scratch:
+        wrong = Directory(url).fetch(codec, Path(scratch))
+    return [] if wrong is None else [f"{url}/{codec}, the codec of its latents, {wrong}"]
 
 
 def problems(task: VerifyTask) -> list[str]:
@@ -67,5 +78,4 @@ def unlisted(url: str, manifest: Manifest) -> list[str]:
     Raises:
         StorageError: If the storage cannot be read.
     """
-    own = own_files(manifest)
-    return [file.name for file in Directory(url).walk() if file.name not in own]
+    return strangers((file.name for file in Directory(url).walk()), manifest)

@@ -17,15 +17,18 @@ import torch
 
 from ray_diffusion import config as configs
 from ray_diffusion.data.stream import Stream, batches
-from ray_diffusion.data.training_set import open_training_set
+from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.diffusion.levels import levels_at
 from ray_diffusion.diffusion.objective import denoising_loss
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.models.pixels import encode
 from ray_diffusion.tracking.spool import Spool
 from ray_diffusion.training.checkpoint import snapshot
+from ray_diffusion.training.denoising import Denoising
 from ray_diffusion.training.state import initial_state
-from ray_diffusion.training.step import objective_of, train_step
+from ray_diffusion.training.step import train_step
+from ray_diffusion.training.validation import objective_of
 
 ROUNDS, STEPS = 5, 4
 
@@ -53,6 +56,7 @@ def main() -> None:
     )
     device = torch.device("cpu")
     state, table = initial_state(config, device), logsnr_table(config)
+    task = Denoising(config, device, open_split(data, "val"), Pixels())
     found = batches(Stream(dataset, 0, 0, data.global_batch_size), data.workers)
     batch = next(found)
     x0, noise = encode(batch.images), torch.randn(batch.images.shape)
@@ -68,17 +72,13 @@ def main() -> None:
         point = dict.fromkeys(("train/loss", "train/grad_norm", "train/lr"), 0.5)
         stages: dict[str, Callable[[], object]] = {
             "network, forward and backward": network,
-            "whole step (draws, optimizer, EMA)": lambda: train_step(
-                state, batch, config, table, stop=False
-            ),
-            "whole step and its data": lambda: train_step(
-                state, next(found), config, table, stop=False
-            ),
+            "whole step (draws, optimizer, EMA)": lambda: train_step(state, batch, task),
+            "whole step and its data": lambda: train_step(state, next(found), task),
             "one point of metrics on disk": lambda: spool.log(time.time_ns(), point),
             "a checkpoint, as the step waits for it": lambda: snapshot(state, config, dataset),
             "of it the bare copy of its bytes": lambda: [value.clone() for value in kept],
         }
-        train_step(state, batch, config, table)  # from now on there are moments
+        train_step(state, batch, task)  # from now on there are moments
         kept = [*state.network.parameters(), *state.average.parameters()]
         kept += [m for moments in state.optimizer.state.values() for m in moments.values()]
         measured: dict[str, list[float]] = {name: [] for name in stages}

@@ -9,9 +9,10 @@ from turns import CHANNELS, SIDE, given, take_turns
 
 from ray_diffusion import config as configs
 from ray_diffusion.config import Config
-from ray_diffusion.data.reader import Batch
+from ray_diffusion.data.reader import Batch, Dataset
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import draw as draw_images
-from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.training.denoising import Denoising
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
 
@@ -46,7 +47,9 @@ def main() -> None:
             **NETS[net],
         },
     )
-    state, table = initial_state(config, torch.device("cpu")), logsnr_table(config)
+    state = initial_state(config, torch.device("cpu"))
+    val = Dataset("builtin:digits", "val", 8, config.data.cache_bytes)  # of which nothing is read
+    task = Denoising(config, torch.device("cpu"), val, Pixels())
     images = torch.randint(256, (batch, CHANNELS, SIDE, SIDE), dtype=torch.uint8)
     layout, labels = torch.channels_last, torch.zeros(batch, dtype=torch.int64)
     examples = Batch(
@@ -55,11 +58,11 @@ def main() -> None:
 
     def train(steps: int) -> None:
         for _ in range(steps):
-            train_step(state, examples, config, table)
+            train_step(state, examples, task)
 
     def draw(evaluations: int) -> None:
         walk = configs.override(config, {"sampler.num_inference_steps": evaluations})
-        draw_images(state.average, walk, labels, seed=0)
+        draw_images(state.average, walk, Pixels(), labels, seed=0)
 
     take_turns(state.network, train, draw, clock)
 

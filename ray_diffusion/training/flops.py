@@ -4,7 +4,7 @@ import time
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_diffusion.config import Config
@@ -36,25 +36,34 @@ def flops_per_image(config: Config) -> int:
     Returns:
         FLOPs; a multiplication and its addition are 2.
     """
-    return _counted(config.model, config.data.image_size, config.diffusion.learn_variance)
+    return _counted(config.model, config.data.side, config.diffusion.learn_variance)
 
 
 @cache
 def _counted(model: Model, side: int, learn_variance: bool) -> int:
     config = Config(
         model=model,
-        data=Data(image_size=side),
+        data=Data(latent_size=side),  # whatever it is the side of
         diffusion=Diffusion(learn_variance=learn_variance),
     )
-    channels = model.image_channels
-    assert channels is not None
     # On the meta device attention is made of products. The kernels of a CPU are unknown to the
     # counter, which would take attention for nothing there.
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        x_t, logsnr = torch.empty(1, channels, side, side), torch.empty(1)
-        condition = torch.empty(1, dtype=torch.int64)
-        build(config)(x_t, logsnr, condition).sum().backward()
+        _of_one_image(build(config), model, side).sum().backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
+
+
+def _of_one_image(network: nn.Module, model: Model, side: int) -> Tensor:
+    """What a network makes of one image."""
+    channels = model.image_channels
+    assert channels is not None
+    x = torch.empty(1, channels, side, side)
+    if model.learns_codec:
+        within = side // model.latent_factor
+        x0_hat: Tensor = network(x, torch.empty(1, model.latent_channels, within, within)).x0_hat
+        return x0_hat
+    prediction: Tensor = network(x, torch.empty(1), torch.empty(1, dtype=torch.int64))
+    return prediction
 
 
 def peak_tflops(config: Config, device: torch.device) -> float:

@@ -17,7 +17,6 @@ from ray_diffusion.data.reader import Batch
 from ray_diffusion.data.stream import Stream, batches
 from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.errors import Diverged, Preempted
-from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint
 from ray_diffusion.training.collective import plain, rank_and_world
@@ -27,7 +26,7 @@ from ray_diffusion.training.harness import Harness
 from ray_diffusion.training.saving import Saver
 from ray_diffusion.training.state import callable_alone, initial_state
 from ray_diffusion.training.step import StepResult, train_step
-from ray_diffusion.training.validation import previews, validate
+from ray_diffusion.training.tasks import task_of
 from ray_diffusion.training.votes import Votes
 
 
@@ -93,7 +92,7 @@ class _Training:
         quarantine_url = f"{config.run.url}/quarantine"  # of examples that could not be used
         self.train = open_training_set(config.data, quarantine_url)
         self.val = open_split(config.data, "val", quarantine_url)
-        self.table = logsnr_table(config).to(device)
+        self.task = task_of(config, device, self.val)
         with tempfile.TemporaryDirectory() as scratch:
             found = harness.restore(Path(scratch))
             begins = not found and config.run.init_from is not None
@@ -132,7 +131,7 @@ class _Training:
                 batch = next(batches)
             waited = time.perf_counter() - asked
             stop, save = self.harness.should_stop(), self.harness.should_save()
-            result = train_step(state, batch, self.config, self.table, stop, save)
+            result = train_step(state, batch, self.task, stop, save)
             interval.add(result, self.config.data.global_batch_size, waited)
             saver.check()
             stopping, saving, skipped = votes.told(result.votes)
@@ -188,16 +187,17 @@ class _Training:
             name: callable_alone(network, config)
             for name, network in {"ema": state.average, "raw": state.network}.items()
         }
-        found, profile = validate(networks["ema"], self.val, config, self.table)
-        _check_finite(found, state.images_seen)
-        state.metrics |= found
-        state.profile = profile.tolist()
-        if found["val/score"] <= state.best.get("val/score", math.inf):
-            state.best = found | {"images_seen": state.images_seen}
+        found = self.task.validate(networks["ema"])
+        metrics = found.metrics
+        _check_finite(metrics, state.images_seen)
+        state.metrics |= metrics
+        state.profile = found.profile
+        if metrics["val/score"] <= state.best.get("val/score", math.inf):
+            state.best = metrics | {"images_seen": state.images_seen}
         if self.rank == 0:
-            self.harness.log(state.images_seen, found)
-            self.harness.show(state.images_seen, previews(networks, config, profile))
-        return found["val/score"]
+            self.harness.log(state.images_seen, metrics)
+            self.harness.show(state.images_seen, self.task.previews(networks, found))
+        return metrics["val/score"]
 
     def _save(self, saver: Saver, score: float | None) -> None:
         # The losses are of the weights before the last step; these are the ones after it.

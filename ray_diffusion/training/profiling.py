@@ -16,11 +16,11 @@ from torch.profiler import profile, record_function
 
 from ray_diffusion.config import Config, override
 from ray_diffusion.data.stream import Stream, batches
-from ray_diffusion.data.training_set import open_training_set
-from ray_diffusion.models.draw import logsnr_table
+from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.training.flops import flops_per_image, matmul_tflops, peak_tflops
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
+from ray_diffusion.training.tasks import task_of
 
 WARM_UP, TIMED, PROFILED = 2, 5, 3  # steps
 RANGES = ("data", "forward", "backward", "sum", "optimizer", "average")  # as the step names them
@@ -79,12 +79,16 @@ def _steps(config: Config, device: torch.device) -> Generator[int]:
     config = override(config, alone)
     data = config.data
     stream = Stream(open_training_set(data), 0, 0, share, mirror=data.horizontal_flip)
-    state, table = initial_state(config, device), logsnr_table(config).to(device)
-    with closing(batches(stream, data.workers, device.type == "cuda")) as found:
+    state = initial_state(config, device)
+    with (
+        closing(open_split(data, "val")) as val,
+        closing(batches(stream, data.workers, device.type == "cuda")) as found,
+    ):
+        task = task_of(config, device, val)
         while True:
             with record_function("data"):
                 batch = next(found)
-            train_step(state, batch, config, table).loss.item()  # waits for the device
+            train_step(state, batch, task).loss.item()  # waits for the device
             yield share
 
 

@@ -9,16 +9,12 @@ from torch.profiler import record_function
 from ray_diffusion.config import Config
 from ray_diffusion.data.order import part
 from ray_diffusion.data.reader import Batch
-from ray_diffusion.diffusion.family import FAMILIES
-from ray_diffusion.diffusion.levels import Draw, draw_levels
-from ray_diffusion.diffusion.objective import Objective, denoising_loss, drop_condition
-from ray_diffusion.diffusion.random import Draws, generator
 from ray_diffusion.models import ema
 from ray_diffusion.models.dropout import dropout_of
-from ray_diffusion.models.pixels import encode
 from ray_diffusion.training.collective import plain, rank_and_world
 from ray_diffusion.training.lr import learning_rate
 from ray_diffusion.training.state import TrainState
+from ray_diffusion.training.task import Task
 
 
 class StepResult(NamedTuple):
@@ -49,18 +45,6 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")
 
 
-def objective_of(config: Config) -> Objective:
-    """What a run minimises."""
-    diffusion = config.diffusion
-    return Objective(
-        diffusion.prediction_type,
-        diffusion.loss,
-        diffusion.weighting,
-        diffusion.snr_gamma,
-        diffusion.num_train_timesteps if diffusion.learn_variance else None,
-    )
-
-
 def micro_batches(batch: int, rank: int, world: int, most: int | None) -> list[range]:
     """The places of a global batch that a worker holds, in the parts that it takes one by one.
 
@@ -80,52 +64,24 @@ def micro_batches(batch: int, rank: int, world: int, most: int | None) -> list[r
     return [own[of_part.start : of_part.stop] for of_part in rows]
 
 
-def _losses(
-    state: TrainState, batch: Batch, places: range, config: Config, table: Tensor
-) -> Tensor:
-    """The loss of each example, whose draws are named by the seed, the images seen and its place.
-
-    Args:
-        state: The state of training.
-        batch: The examples at these places.
-        places: In the global batch.
-        config: The run's configuration.
-        table: The schedule's logsnr of each timestep, on the device.
-    """
-    device, name = table.device, (config.run.seed, state.images_seen)
-    draws = Draws("step", *name, places=places, device=device)
-    x0 = encode(batch.images.to(device, non_blocking=True))
-    noise = draws.normal(*x0.shape[1:])
-    levels = draw_levels(
-        config.diffusion.timestep_sampling,
-        table,
-        FAMILIES[config.diffusion.family].continuous,
-        Draw(
-            draws,
-            generator("step of all", *name, device=device),
-            config.data.global_batch_size,
-        ),
-    )
-    null, probability = config.model.num_classes, config.model.class_dropout_prob
-    assert null is not None
-    labels = batch.labels if null else torch.zeros_like(batch.labels)
-    condition = drop_condition(
-        labels.to(device, non_blocking=True), null, probability, draws.uniform()
-    )
-    dropout = dropout_of("dropout", *name, places.start, device=device)
-    with record_function("forward"), autocast(config, device), dropout:
-        losses = denoising_loss(state.network, x0, condition, levels, noise, objective_of(config))
+def _losses(state: TrainState, batch: Batch, places: range, task: Task) -> Tensor:
+    """The loss of each example; its draws are named by the seed, the images seen and its place."""
+    seed, device = task.config.run.seed, task.device
+    dropout = dropout_of("dropout", seed, state.images_seen, places.start, device=device)
+    with record_function("forward"), autocast(task.config, device), dropout:
+        losses = task.losses(state.network, batch, places, state.images_seen)
     return losses * batch.weights.to(device, non_blocking=True)
 
 
-def _gradients(state: TrainState, batch: Batch, config: Config, table: Tensor) -> Tensor:
+def _gradients(state: TrainState, batch: Batch, task: Task) -> Tensor:
     """Add up the gradients of this worker's examples; its part of the mean loss."""
+    config, device = task.config, task.device
     total = config.data.global_batch_size
     parts = micro_batches(total, *rank_and_world(), config.training.micro_batch_size)
-    sum_of_losses = torch.zeros((), device=table.device)
+    sum_of_losses = torch.zeros((), device=device)
     for i, places in enumerate(parts):
         rows = slice(places.start - parts[0].start, places.stop - parts[0].start)
-        loss = _losses(state, batch.at(rows), places, config, table).sum() / total
+        loss = _losses(state, batch.at(rows), places, task).sum() / total
         sum_of_losses += loss.detach()
         with record_function("backward"):
             state.gradients.backward(loss, last=i == len(parts) - 1)
@@ -135,8 +91,7 @@ def _gradients(state: TrainState, batch: Batch, config: Config, table: Tensor) -
 def train_step(
     state: TrainState,
     batch: Batch,
-    config: Config,
-    table: Tensor,
+    task: Task,
     stop: bool = False,
     save: bool = False,
 ) -> StepResult:
@@ -154,18 +109,18 @@ def train_step(
     Args:
         state: Changed in place.
         batch: This worker's slice of the global batch.
-        config: The run's configuration.
-        table: The schedule's logsnr of each timestep, on the device, shape ``(T,)``.
+        task: What is learned.
         stop: Whether this worker was asked to stop.
         save: Whether this worker was asked to save a checkpoint.
 
     Returns:
         The result of the step.
     """
+    config = task.config
     state.optimizer.zero_grad(set_to_none=True)
-    loss = _gradients(state, batch, config, table)
+    loss = _gradients(state, batch, task)
     told = torch.tensor([float(batch.bad), float(stop), float(save)])
-    facts = torch.cat([loss[None], told.to(table.device, non_blocking=True)])
+    facts = torch.cat([loss[None], told.to(task.device, non_blocking=True)])
     with record_function("sum"):
         state.gradients.finish(facts)
 

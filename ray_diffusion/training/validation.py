@@ -1,49 +1,64 @@
-"""What is looked at every now and then: errors on held-out images, and pictures."""
+"""What a diffusion model is asked about held-out data: its loss, and its error at fixed levels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ray_diffusion.config import Config
-from ray_diffusion.data.reader import Dataset
+from ray_diffusion.data.reader import Batch, Dataset
 from ray_diffusion.diffusion.levels import levels_at
-from ray_diffusion.diffusion.objective import denoising_loss
-from ray_diffusion.diffusion.profile import (
-    PROFILE_LEVELS,
-    SCORE_LEVELS,
-    SCORE_VERSION,
-    eps_error,
-    score,
-    vlb_bpd,
-)
+from ray_diffusion.diffusion.objective import Objective, denoising_loss
+from ray_diffusion.diffusion.profile import SCORE_VERSION, eps_error
 from ray_diffusion.diffusion.random import generator, per_example_noise
-from ray_diffusion.models.draw import denoiser_of, draw
-from ray_diffusion.models.pixels import contact_sheet, encode
+from ray_diffusion.models.codecs.space import Space
+from ray_diffusion.models.draw import denoiser_of
 from ray_diffusion.training.collective import rank_and_world, sum_over_workers
-from ray_diffusion.training.step import objective_of
 
 BATCH = 256  # examples per forward pass
 MOST_PROFILED = 1024  # images; more change the score by less than two seeds of training do
-PREVIEW_ROWS = 4
-PREVIEW_COLUMNS = 10
 
 
-def _batches(
-    dataset: Dataset, positions: list[int], device: torch.device, classes: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, list[int]]]:
-    """This worker's share of images, labels, weights and positions."""
+def objective_of(config: Config) -> Objective:
+    """What a diffusion model minimises."""
+    diffusion = config.diffusion
+    return Objective(
+        diffusion.prediction_type,
+        diffusion.loss,
+        diffusion.weighting,
+        diffusion.snr_gamma,
+        diffusion.num_train_timesteps if diffusion.learn_variance else None,
+    )
+
+
+def shares(dataset: Dataset, positions: list[int]) -> Iterator[tuple[Batch, list[int]]]:
+    """This worker's share of examples of a split, a batch and its positions at a time."""
     rank, world = rank_and_world()
     for start in range(rank * BATCH, len(positions), world * BATCH):
         chosen = positions[start : start + BATCH]
-        batch = dataset.at(chosen)
+        yield dataset.at(chosen), chosen
+
+
+def _clean(
+    dataset: Dataset, positions: list[int], device: torch.device, classes: int, space: Space
+) -> Iterator[tuple[Tensor, Tensor, Tensor, list[int]]]:
+    """This worker's share of clean data, labels, weights and positions."""
+    for batch, chosen in shares(dataset, positions):
+        noise = partial(_noise, "validation latents", chosen, device)
         labels = batch.labels if classes else torch.zeros_like(batch.labels)
         weights = batch.weights.to(device).double()
-        yield encode(batch.images.to(device)), labels.to(device), weights, chosen
+        yield space.x0(batch.images.to(device), noise), labels.to(device), weights, chosen
+
+
+def _noise(what: str, positions: list[int], device: torch.device, *shape: int) -> Tensor:
+    return per_example_noise(what, 0, positions, shape, device)
 
 
 @torch.no_grad()
-def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table: Tensor) -> float:
+def validation_loss(
+    average: nn.Module, dataset: Dataset, config: Config, space: Space, table: Tensor
+) -> float:
     """The training loss of the averaged weights on the validation split.
 
     Each example keeps its own timestep and noise from one validation to the next and whatever the
@@ -54,6 +69,7 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
         average: The averaged weights.
         dataset: The validation split.
         config: The run's configuration.
+        space: What the network works on.
         table: The schedule's logsnr of each timestep, on the device, shape ``(T,)``.
 
     Returns:
@@ -62,8 +78,8 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
     device, classes = table.device, config.model.num_classes or 0
     total = torch.zeros(2, dtype=torch.float64, device=device)
     everything = dataset.spread(len(dataset))
-    for x0, labels, weights, positions in _batches(dataset, everything, device, classes):
-        noise = per_example_noise("validation noise", 0, positions, x0.shape[1:], device)
+    for x0, labels, weights, positions in _clean(dataset, everything, device, classes, space):
+        noise = _noise("validation noise", positions, device, *x0.shape[1:])
         timesteps = [
             int(torch.randint(len(table), (), generator=generator("validation timestep", i)))
             for i in positions
@@ -79,7 +95,12 @@ def validation_loss(average: nn.Module, dataset: Dataset, config: Config, table:
 
 @torch.no_grad()
 def errors_at(
-    levels: Sequence[int], average: nn.Module, dataset: Dataset, config: Config, hidden: bool
+    levels: Sequence[int],
+    average: nn.Module,
+    dataset: Dataset,
+    config: Config,
+    space: Space,
+    hidden: bool,
 ) -> Tensor:
     """The error of the averaged weights at fixed noise levels; see ``diffusion.profile``.
 
@@ -91,6 +112,7 @@ def errors_at(
         average: The averaged weights.
         dataset: The validation split; at most 1024 of its images, evenly spread, are used.
         config: The run's configuration.
+        space: What the network works on.
         hidden: Whether the network is not told the classes.
 
     Returns:
@@ -99,67 +121,12 @@ def errors_at(
     device, classes = next(average.parameters()).device, config.model.num_classes or 0
     model, chosen = denoiser_of(average, config), dataset.spread(MOST_PROFILED)
     total = torch.zeros(1 + len(levels), dtype=torch.float64, device=device)
-    for x0, labels, weights, positions in _batches(dataset, chosen, device, classes):
+    for x0, labels, weights, positions in _clean(dataset, chosen, device, classes, space):
         condition = torch.full_like(labels, classes) if hidden else labels
         for k, level in enumerate(levels):
-            noise = per_example_noise(
-                f"{SCORE_VERSION} {level}", 0, positions, x0.shape[1:], device
-            )
+            noise = _noise(f"{SCORE_VERSION} {level}", positions, device, *x0.shape[1:])
             logsnr = torch.full((len(x0),), float(level), dtype=torch.float64, device=device)
             total[k] += (weights * eps_error(model, x0, condition, logsnr, noise)).sum()
         total[-1] += weights.sum()
     sum_over_workers([total])
     return total[:-1].cpu() / total[-1].cpu()
-
-
-def validate(
-    average: nn.Module, dataset: Dataset, config: Config, table: Tensor
-) -> tuple[dict[str, float], Tensor]:
-    """Measure the averaged weights.
-
-    Args:
-        average: A network that each worker may call on its own.
-        dataset: The validation split.
-        config: The run's configuration.
-        table: The schedule's logsnr of each timestep, on the device, shape ``(T,)``.
-
-    Returns:
-        ``val/loss``; ``val/score``, by which runs compare; ``val/vlb_bpd``; and where classes may
-        be hidden the score without them, ``val/score_uncond``. Then the error at each of
-        ``PROFILE_LEVELS``.
-    """
-    profile = errors_at(PROFILE_LEVELS, average, dataset, config, hidden=False)
-    found = {
-        "val/loss": validation_loss(average, dataset, config, table),
-        "val/score": score(profile),
-        "val/vlb_bpd": vlb_bpd(profile),
-    }
-    if config.model.num_classes and config.model.class_dropout_prob:
-        errors = errors_at(SCORE_LEVELS, average, dataset, config, hidden=True)
-        found["val/score_uncond"] = float(errors.mean())
-    return found, profile
-
-
-def previews(
-    networks: Mapping[str, nn.Module], config: Config, profile: Tensor
-) -> dict[str, Tensor]:
-    """Pictures of what networks draw now; the same seed each time, a class per column.
-
-    Args:
-        networks: By name.
-        config: The run's configuration.
-        profile: The error of the averaged weights at ``PROFILE_LEVELS``.
-
-    Returns:
-        A contact sheet of each.
-    """
-    columns = min(config.model.num_classes or PREVIEW_COLUMNS, PREVIEW_COLUMNS)
-    classes = torch.arange(columns) if config.model.num_classes else torch.zeros(columns).long()
-    labels = classes.repeat(PREVIEW_ROWS)
-    sheets = {}
-    for name, network in networks.items():
-        training = network.training
-        images = draw(network.eval(), config, labels, seed=0, profile=profile)
-        network.train(training)
-        sheets[name] = contact_sheet(images, columns)
-    return sheets

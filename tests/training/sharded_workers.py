@@ -17,11 +17,10 @@ from toy import CPU, World
 from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.data.stream import Stream, batches
-from ray_diffusion.data.training_set import TrainingSet, open_training_set
+from ray_diffusion.data.training_set import TrainingSet, open_split, open_training_set
 from ray_diffusion.errors import Preempted, StorageError
 from ray_diffusion.models.blocks import blocks_of
 from ray_diffusion.models.build import build
-from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory
 from ray_diffusion.training import checkpoint, sharded
 from ray_diffusion.training.checkpoint import Snapshot, name_of
@@ -29,6 +28,7 @@ from ray_diffusion.training.collective import plain, rank_and_world
 from ray_diffusion.training.saving import Saver
 from ray_diffusion.training.state import TrainState, callable_alone, initial_state
 from ray_diffusion.training.step import train_step
+from ray_diffusion.training.tasks import task_of
 
 STEPS = 5
 STRATEGIES = ("ddp", "fsdp")
@@ -68,8 +68,9 @@ def train(state: TrainState, run: Config) -> list[tuple[float, float]]:
     """Loss and gradient norm of some steps."""
     place, batch = rank_and_world(), run.data.global_batch_size
     stream = Stream(data_of(run), run.run.seed, state.images_seen, batch, *place)
-    with closing(batches(stream)) as found:
-        results = [train_step(state, next(found), run, logsnr_table(run)) for _ in range(STEPS)]
+    with closing(batches(stream)) as found, closing(open_split(run.data, "val")) as val:
+        task = task_of(run, CPU, val)
+        results = [train_step(state, next(found), task) for _ in range(STEPS)]
     return [(float(result.loss), float(result.grad_norm)) for result in results]
 
 

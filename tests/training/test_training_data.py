@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from toy import BATCH, CPU, World, configured
-from two_workers import first_slice
+from two_workers import first_slice, task
 
 from ray_diffusion.config import Config
 from ray_diffusion.data.manifest import read_manifest
 from ray_diffusion.data.tar import index
 from ray_diffusion.errors import DataError, Preempted
-from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.storage import Directory, digest
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
@@ -66,16 +65,16 @@ def test_a_run_goes_on_past_a_bad_example_and_says_so(
 
 
 def test_an_example_without_weight_teaches_nothing(run: Config):
-    batch, table = first_slice(run, 0, 1), logsnr_table(run)
+    batch, learns = first_slice(run, 0, 1), task(run)
     batch.weights[3] = 0
     steps = []
     for pixel in (0, 200):
         batch.images[3] = pixel
-        steps.append(train_step(initial_state(run, CPU), batch, run, table, stop=False))
+        steps.append(train_step(initial_state(run, CPU), batch, learns))
     assert steps[0].loss == steps[1].loss
     assert steps[0].grad_norm == steps[1].grad_norm
     batch.weights[3] = 1
-    whole = train_step(initial_state(run, CPU), batch, run, table, stop=False)
+    whole = train_step(initial_state(run, CPU), batch, learns)
     assert whole.loss != steps[0].loss
 
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor, distributed
 from toy import BATCH, CPU, World
-from two_workers import first_slice
+from two_workers import first_slice, task
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.errors import Diverged, Preempted
-from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import loop
 from ray_diffusion.training.checkpoint import name_of
 from ray_diffusion.training.collective import GradientSum
@@ -27,7 +26,7 @@ INF, NAN = float("inf"), float("nan")
 
 def step(state: TrainState, run: Config) -> StepResult:
     """The next step, on the first batch."""
-    return train_step(state, first_slice(run, 0, 1), run, logsnr_table(run))
+    return train_step(state, first_slice(run, 0, 1), task(run))
 
 
 def learned(state: TrainState) -> list[Tensor]:
@@ -142,7 +141,7 @@ def work(rank: int, directory: Path, run: Config) -> None:
             told, states = [], []
             for weights in (batch.weights, worthy, batch.weights):
                 taken = batch._replace(weights=weights)
-                told.append(train_step(state, taken, chosen, logsnr_table(run)).votes.tolist())
+                told.append(train_step(state, taken, task(chosen)).votes.tolist())
                 states.append(learned(state))
             moved = [not same(*pair) for pair in pairwise(states)]
             found[strategy] = {"told": told, "moved": moved, "steps": state.steps}

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from toy import BATCH, CPU, World, configured
-from two_workers import first_slice
+from two_workers import first_slice, task
 
 from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.errors import Preempted
-from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training.loop import loop
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
@@ -58,12 +57,12 @@ def test_micro_batches_on_a_gpu_take_the_step_of_one_batch(dataset: Path, tmp_pa
 
 def test_nothing_in_a_step_waits_for_the_gpu(run: Config):
     device = torch.device("cuda")
-    state, table = initial_state(run, device), logsnr_table(run).to(device)
+    state, learns = initial_state(run, device), task(run, device)
     batch, votes = first_slice(run, 0, 1), Votes(device)
     batch = batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
     for mode in ("default", "default", "error"):  # the first steps allocate
         with sync_debug_mode(mode):
-            votes.told(train_step(state, batch, run, table).votes)
+            votes.told(train_step(state, batch, learns).votes)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ray_diffusion.config import Config
 from ray_diffusion.config.schema import Diffusion
 from ray_diffusion.data.reader import Dataset
 from ray_diffusion.diffusion.profile import PROFILE_LEVELS, SCORE_LEVELS, score
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import draw, logsnr_table
 from ray_diffusion.training import validation
 from ray_diffusion.training.state import initial_state
@@ -54,7 +55,9 @@ def val(run: Config):
 def test_every_objective_lowers_the_score(dataset: Path, world: World, val: Dataset, keys: dict):
     steps = {"training.total_images": 40 * BATCH, "training.validate_every_images": 40 * BATCH}
     run = configured(dataset, **steps, **keys, **{"optim.lr": 2e-3})
-    untrained = errors_at(SCORE_LEVELS, initial_state(run, CPU).average, val, run, hidden=False)
+    untrained = errors_at(
+        SCORE_LEVELS, initial_state(run, CPU).average, val, run, Pixels(), hidden=False
+    )
     found = world.train(run)
     assert found["metrics"]["val/score"] < 0.9 * float(untrained.mean())
 
@@ -92,16 +95,16 @@ def test_the_score_of_one_model_does_not_depend_on_schedule_nor_timesteps(
         {"run.seed": 7, "data.global_batch_size": 8, "diffusion.loss": "l1"},
     ):
         chosen = config.override(run, keys | {"diffusion.prediction_type": "sample"})
-        errors = errors_at(PROFILE_LEVELS, Silent(), val, chosen, hidden=False)
+        errors = errors_at(PROFILE_LEVELS, Silent(), val, chosen, Pixels(), hidden=False)
         scores.append(score(errors))
-        losses.append(validation_loss(Silent(), val, chosen, logsnr_table(chosen)))
+        losses.append(validation_loss(Silent(), val, chosen, Pixels(), logsnr_table(chosen)))
     assert len(set(scores)) == 1
     assert len({round(loss, 6) for loss in losses}) > 1
 
 
 def test_a_model_that_says_zero_has_the_error_of_the_data_at_every_level(run: Config, val: Dataset):
     chosen = config.override(run, {"diffusion.prediction_type": "sample"})
-    errors = errors_at(PROFILE_LEVELS, Silent(), val, chosen, hidden=False)
+    errors = errors_at(PROFILE_LEVELS, Silent(), val, chosen, Pixels(), hidden=False)
     images = val.read(0, len(val)).images.double() / 127.5 - 1
     expected = torch.tensor(PROFILE_LEVELS).double().exp() * images.square().mean()
     assert torch.allclose(errors, expected, rtol=1e-5)
@@ -111,9 +114,9 @@ def test_the_profile_does_not_depend_on_batches_nor_on_levels_asked_beside(
     run: Config, val: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
     network = initial_state(run, CPU).average
-    whole = errors_at(PROFILE_LEVELS, network, val, run, hidden=False)
+    whole = errors_at(PROFILE_LEVELS, network, val, run, Pixels(), hidden=False)
     monkeypatch.setattr(validation, "BATCH", 7)
-    some = errors_at(SCORE_LEVELS, network, val, run, hidden=False)
+    some = errors_at(SCORE_LEVELS, network, val, run, Pixels(), hidden=False)
     inside = [PROFILE_LEVELS.index(level) for level in SCORE_LEVELS]
     assert torch.allclose(whole[inside], some, rtol=1e-6)
 
@@ -127,7 +130,7 @@ def test_a_large_split_is_profiled_by_images_spread_over_it(
         val, "at", lambda positions: (read.extend(positions), original(positions))[1]
     )
     monkeypatch.setattr(validation, "MOST_PROFILED", 5)
-    errors_at((0,), Silent(), val, run, hidden=True)
+    errors_at((0,), Silent(), val, run, Pixels(), hidden=True)
     assert read == [0, 20, 40, 60, 80]
 
 
@@ -139,5 +142,5 @@ def test_a_learned_variance_draws(run: Config):
         "sampler.num_inference_steps": 3,
     }
     run = config.override(run, keys)
-    images = draw(initial_state(run, CPU).average, run, torch.arange(4), seed=0)
+    images = draw(initial_state(run, CPU).average, run, Pixels(), torch.arange(4), seed=0)
     assert images.shape == (4, 1, 8, 8)

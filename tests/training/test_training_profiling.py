@@ -155,9 +155,9 @@ def test_utilisation_is_of_the_steps_without_the_profiler(
 def test_a_rehearsal_takes_the_steps_of_one_worker(stored: Config, monkeypatch: pytest.MonkeyPatch):
     sizes = []
 
-    def noted(state, batch, config, table):
+    def noted(state, batch, task):
         sizes.append(len(batch.images))
-        return train_step(state, batch, config, table)
+        return train_step(state, batch, task)
 
     monkeypatch.setattr(profiling, "train_step", noted)
     many = configs.override(stored, {"cluster.num_workers": [1, 3], "training.micro_batch_size": 4})
@@ -171,10 +171,10 @@ def test_seconds_are_those_of_the_steps_after_the_warm_up(
     durations = iter([100.0, 10.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     now = 0.0
 
-    def slow(state, batch, config, table):
+    def slow(state, batch, task):
         nonlocal now
         now += next(durations)
-        return train_step(state, batch, config, table)
+        return train_step(state, batch, task)
 
     monkeypatch.setattr(profiling, "train_step", slow)
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: now)

@@ -9,10 +9,13 @@ from ray_diffusion import config
 from ray_diffusion.config import Config
 from ray_diffusion.data.reader import Batch, Dataset
 from ray_diffusion.diffusion.profile import PROFILE_LEVELS
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import validation
+from ray_diffusion.training.denoising import Denoising
 from ray_diffusion.training.state import initial_state
-from ray_diffusion.training.validation import errors_at, previews, validation_loss
+from ray_diffusion.training.task import Found
+from ray_diffusion.training.validation import errors_at, validation_loss
 
 
 @pytest.fixture
@@ -38,20 +41,20 @@ def test_the_loss_does_not_depend_on_how_examples_are_batched(
 def test_the_loss_does_not_depend_on_the_seed_of_the_run(run: Config, val: Dataset):
     network, table = awake(run), logsnr_table(run)
     other = config.override(run, {"run.seed": 5})
-    losses = [validation_loss(network, val, which, table) for which in (run, other)]
+    losses = [validation_loss(network, val, which, Pixels(), table) for which in (run, other)]
     assert losses[0] == losses[1]
 
 
 def test_a_silent_network_has_the_loss_of_its_target(run: Config, val: Dataset):
     run = config.override(run, {"diffusion.prediction_type": "epsilon"})
-    loss = validation_loss(initial_state(run, CPU).average, val, run, logsnr_table(run))
+    loss = validation_loss(initial_state(run, CPU).average, val, run, Pixels(), logsnr_table(run))
     # The mean square of 100 * 64 draws of standard normal noise.
     assert abs(loss - 1) < 4 * (2 / 6400) ** 0.5
 
 
 def test_validation_touches_neither_weights_nor_the_global_generator(run: Config, val: Dataset):
     network, before = awake(run), torch.get_rng_state()
-    validation_loss(network, val, run, logsnr_table(run))
+    validation_loss(network, val, run, Pixels(), logsnr_table(run))
     assert torch.get_rng_state().equal(before)
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -71,8 +74,8 @@ def test_an_example_of_weight_0_is_no_matter(
             return batch._replace(images=images.byte(), weights=1 - bad.float())
 
         monkeypatch.setattr(val, "at", masked)
-        errors = errors_at([0], network, val, run, hidden=False)
-        return [validation_loss(network, val, run, table), *errors.tolist()]
+        errors = errors_at([0], network, val, run, Pixels(), hidden=False)
+        return [validation_loss(network, val, run, Pixels(), table), *errors.tolist()]
 
     odd, even, nothing = range(1, len(val), 2), range(0, len(val), 2), range(0)
     assert losses(odd, 0) == losses(odd, 255)
@@ -82,11 +85,14 @@ def test_an_example_of_weight_0_is_no_matter(
 
 
 @pytest.mark.parametrize(("classes", "columns"), [(0, 10), (3, 3), (10, 10), (40, 10)])
-def test_previews_show_a_class_in_each_column(run: Config, classes: int, columns: int):
+def test_previews_show_a_class_in_each_column(
+    run: Config, val: Dataset, classes: int, columns: int
+):
     run = config.override(run, {"model.num_classes": classes})
     state = initial_state(run, CPU)
     networks = {"ema": state.average, "raw": state.network}
-    sheets = previews(networks, run, torch.zeros(len(PROFILE_LEVELS)))
+    task = Denoising(run, CPU, val, Pixels())
+    sheets = task.previews(networks, Found({}, [0.0] * len(PROFILE_LEVELS)))
     assert state.network.training  # it goes on as it was
     assert list(sheets) == ["ema", "raw"]
     for sheet in sheets.values():

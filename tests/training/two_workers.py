@@ -15,12 +15,15 @@ from ray_diffusion.data.reader import Batch
 from ray_diffusion.data.stream import Stream, batches
 from ray_diffusion.data.training_set import open_split, open_training_set
 from ray_diffusion.errors import Preempted
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.draw import logsnr_table
 from ray_diffusion.training import collective, validation
 from ray_diffusion.training.collective import GradientSum, rank_and_world, sum_over_workers
 from ray_diffusion.training.loop import loop
 from ray_diffusion.training.state import initial_state
 from ray_diffusion.training.step import train_step
+from ray_diffusion.training.task import Task
+from ray_diffusion.training.tasks import task_of
 from ray_diffusion.training.validation import validation_loss
 
 
@@ -36,7 +39,12 @@ def awake(run: Config) -> torch.nn.Module:
 
 def val_loss(run: Config) -> float:
     with open_split(run.data, "val") as val:
-        return validation_loss(awake(run), val, run, logsnr_table(run))
+        return validation_loss(awake(run), val, run, Pixels(), logsnr_table(run))
+
+
+def task(run: Config, device: torch.device = CPU) -> Task:
+    """What a run learns; of its validation split nothing is read."""
+    return task_of(run, device, open_split(run.data, "val"))
 
 
 def sums(rank: int) -> list[torch.Tensor]:
@@ -59,7 +67,7 @@ def first_step(run: Config, rank: int, world: int) -> tuple[float, float]:
     batch = first_slice(run, rank, world)
     state = initial_state(run, CPU)
     state.network.load_state_dict(awake(run).state_dict())
-    result = train_step(state, batch, run, logsnr_table(run))
+    result = train_step(state, batch, task(run))
     return float(result.loss), float(result.grad_norm)
 
 

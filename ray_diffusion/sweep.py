@@ -19,6 +19,12 @@ def main(argv: list[str]) -> None:
         argv: ``FILE.yaml [key.path=value ...] [--dry-run] [--promote]``.
     """
     options = config.sweep_command_line(argv, doc=__doc__, have=_machine())
+    if options.promote and not options.plan.draws:
+        raise errors.UsageError(
+            "promote: the trials are autoencoders, which draw no images to be promoted by; leave "
+            "it out, and register the winner by training it again, as the report says, with "
+            "tracking.registered_model=NAME"
+        )
     from ray_diffusion.cluster.connect import connected
     from ray_diffusion.cluster.sweeping.plan import opened
     from ray_diffusion.cluster.sweeping.table import block

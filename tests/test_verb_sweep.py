@@ -79,6 +79,21 @@ def test_odd_schedules_are_warned_of_with_their_trials(capsys: pytest.CaptureFix
     assert "keeps 28% of the signal" in told[0]
 
 
+def test_autoencoders_are_not_promoted_and_that_is_said_before_anything_is_trained(
+    file: str, capsys: pytest.CaptureFixture[str]
+):
+    words = [file, "model.kind=autoencoder", "--promote"]
+    assert errors.run(sweep.main, words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == (
+        "error: promote: the trials are autoencoders, which draw no images to be promoted by; "
+        "leave it out, and register the winner by training it again, as the report says, with "
+        "tracking.registered_model=NAME\n"
+    )
+    assert not Path("runs").exists()
+
+
 def test_a_sweep_that_is_over_needs_no_cluster(file: str, capsys: pytest.CaptureFixture[str]):
     plan = config.sweep_command_line([file], doc=None, have=None).plan
     sweeping = opened(plan, Path(file), "the command")

@@ -6,7 +6,8 @@ from typing import Any
 
 from ray_diffusion.errors import UsageError
 
-FINGERPRINTS = ("dataset", "features", "codec", "score")
+OF_IMAGES = ("dataset", "features")  # what figures of drawn images are relative to
+FINGERPRINTS = (*OF_IMAGES, "codec", "score")
 DRAWING = ("seeds", "sampler")  # what decides, beside the model, which images are drawn
 
 
@@ -21,9 +22,10 @@ def rank(evaluations: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[
         The same evaluations, the best first; a figure that is no number comes last.
 
     Raises:
-        UsageError: If one lacks the figure; or if they were measured with different datasets,
-            features, codecs or scores, or the figure on different numbers of images, so that
-            the order would say nothing.
+        UsageError: If one lacks the figure; or if they were measured with different datasets or
+            features, or the figure on different numbers of images, so that the order would say
+            nothing. Figures of drawn images are of pixels, whatever the model works on; all others
+            are errors of what it works on, so codec and score must be the same, too.
     """
     for evaluation in evaluations:
         if metric not in evaluation["figures"]:
@@ -31,7 +33,7 @@ def rank(evaluations: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[
                 f"{evaluation['model']} cannot be ranked by {metric}: its evaluation has "
                 + ", ".join(evaluation["figures"])
             )
-    for name in FINGERPRINTS:
+    for name in OF_IMAGES if _of_drawn_images(metric) else FINGERPRINTS:
         _refuse_different(
             evaluations, metric, name, [e[f"{name}_fingerprint"] for e in evaluations]
         )
@@ -62,11 +64,15 @@ def beats(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, met
             with other seeds or another sampler.
     """
     models = [challenger] if champion is None else [champion, challenger]
-    if metric.startswith("sample/"):
+    if _of_drawn_images(metric):
         for what in DRAWING:
             _refuse_different(models, metric, what, [model[what] for model in models])
     best = rank(models, metric)[0]  # of two that are as good, the champion
     return best is challenger and not math.isnan(challenger["figures"][metric]["value"])
+
+
+def _of_drawn_images(metric: str) -> bool:
+    return metric.startswith("sample/")
 
 
 def _refuse_different(

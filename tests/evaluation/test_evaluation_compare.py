@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -6,13 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_diffusion.errors import UsageError
-from ray_diffusion.evaluation.compare import FINGERPRINTS, beats, rank
+from ray_diffusion.evaluation.compare import FINGERPRINTS, OF_IMAGES, beats, rank
 
 
-def evaluation(model: str, value: float, better: str = "lower", count: int = 359) -> dict[str, Any]:
-    fingerprints = {f"{name}_fingerprint": f"{name}-1" for name in FINGERPRINTS}
+def evaluation(
+    model: str,
+    value: float,
+    better: str = "lower",
+    count: int = 359,
+    metric: str = "sample/fd",
+    **other: str,
+) -> dict[str, Any]:
+    """An evaluation of one figure, and other fingerprints by name."""
+    names = {name: f"{name}-1" for name in FINGERPRINTS} | other
     figure = {"value": value, "floor": 0.3, "count": count, "better": better}
-    return fingerprints | {"model": model, "figures": {"sample/fd": figure}}
+    fingerprints = {f"{name}_fingerprint": found for name, found in names.items()}
+    return fingerprints | {"model": model, "figures": {metric: figure}}
 
 
 values = st.lists(st.floats(allow_nan=False), min_size=1)
@@ -42,16 +52,31 @@ def test_nothing_is_ranked_as_nothing():
     assert rank([], "sample/fd") == []
 
 
-@pytest.mark.parametrize("name", FINGERPRINTS)
-def test_models_with_different_fingerprints_do_not_compare(name: str):
-    other = evaluation("runs/c", 0.5) | {f"{name}_fingerprint": "other"}
-    models = [evaluation("runs/a", 1.0), evaluation("runs/b", 2.0), other]
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        *itertools.product(["val/score", "likelihood/vlb_bpd"], FINGERPRINTS),
+        *itertools.product(["sample/fd", "sample/recall"], OF_IMAGES),
+    ],
+)
+def test_models_with_different_fingerprints_do_not_compare(metric: str, name: str):
+    other = evaluation("runs/c", 0.5, metric=metric, **{name: "other"})
+    models = [evaluation(f"runs/{one}", 1.0, metric=metric) for one in "ab"]
     with pytest.raises(UsageError) as error:
-        rank(models, "sample/fd")
+        rank([*models, other], metric)
     assert str(error.value) == (
-        f"sample/fd does not compare: runs/a was evaluated with {name} {name}-1, "
+        f"{metric} does not compare: runs/a was evaluated with {name} {name}-1, "
         "runs/c with other; evaluate them in the same way"
     )
+
+
+def test_drawn_images_compare_whatever_their_models_work_on():
+    latent = evaluation("latent", 0.5, codec="block-dct-0123456789ab", score="other")
+    pixels = evaluation("pixels", 1.0, codec="identity")
+    assert rank([pixels, latent], "sample/fd") == [latent, pixels]
+    how = {"seeds": [0], "sampler": {"solver": "ddim"}}
+    assert beats(latent | how, pixels | how, "sample/fd")
+    assert not beats(pixels | how, latent | how, "sample/fd")
 
 
 def test_figures_of_different_numbers_of_images_do_not_compare():
@@ -86,7 +111,8 @@ def test_without_a_rival_any_number_is_good_enough(value: float):
 
 
 @pytest.mark.parametrize(
-    ("what", "other"), [("seeds", [0]), ("sampler", {"solver": "ddpm"}), ("score_fingerprint", "x")]
+    ("what", "other"),
+    [("seeds", [0]), ("sampler", {"solver": "ddpm"}), ("features_fingerprint", "x")],
 )
 def test_what_was_drawn_in_another_way_is_not_beaten(what: str, other: object):
     champion = drawn("old", 1.0, **{what: other})

@@ -57,23 +57,24 @@ def judge(trials: Sequence[Trial], plan: Plan) -> Verdict | None:
         plan: The sweep.
 
     Returns:
-        The verdict by ``sample/fd``, or by the sweep's own metric if none of them has that. What a
-        trial was picked by does not count for it again: the best of many was lucky, too. A trial
-        that lacks a figure, as of a repeat that failed, is left out. None while there are repeats
-        to come, which might change it, and if there is nobody left.
+        The verdict by ``sample/fd``, or by the sweep's own metric if no repeat has that, as of
+        autoencoders. What a trial was picked by does not count for it again: the best of many was
+        lucky, too. A trial that lacks a figure, as of a repeat that failed, is left out. None while
+        there are repeats to come, which might change it, and if there is nobody left.
     """
     known = {trial.name: trial for trial in trials}
-    fresh = not plan.sweep.metric.of_samples
     groups: dict[str, list[Trial]] = {}
     for name, _, original in repeats(trials, plan):
         if name not in known or not known[name].over:
             return None
-        groups.setdefault(original, [known[original]] if fresh else []).append(known[name])
+        groups.setdefault(original, []).append(known[name])
     drawn = any(DECIDES in trial.figures for group in groups.values() for trial in group)
+    picked_by_another = drawn and not plan.sweep.metric.of_samples
     found: dict[str, list[float]] = {}
     for original, group in groups.items():
-        figures = [trial.figures.get(DECIDES) if drawn else trial.value for trial in group]
+        counted = [known[original], *group] if picked_by_another else group
+        figures = [trial.figures.get(DECIDES) if drawn else trial.value for trial in counted]
         values = [figure for figure in figures if figure is not None]
-        if len(values) == len(group):
+        if len(values) == len(counted):
             found[original] = values
     return verdict(DECIDES if drawn else plan.sweep.metric.name, found) if found else None

@@ -12,11 +12,15 @@ from ray_diffusion.cluster.sweeping.findings import Findings
 from ray_diffusion.cluster.sweeping.journal import FILE, Journal, Trial, trial_name
 from ray_diffusion.cluster.sweeping.judge import Task
 from ray_diffusion.config.sweep import Plan
-from ray_diffusion.errors import warn
+from ray_diffusion.data.manifest import read_manifest
+from ray_diffusion.data.packing.embedded import SCHEME
+from ray_diffusion.errors import ConfigError, warn
+from ray_diffusion.storage import absolute
 from ray_diffusion.tracking.environment import Lineage
 from ray_diffusion.tracking.identity import sqlite_path
 
 SCHEDULE = "diffusion."  # keys of it
+DATASET, PIXELS = "data.dataset_url", "pixels"
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Sweeping:
         kinds = {"CPU": given.cpus_per_worker, "GPU": given.gpus_per_worker}
         each = " and ".join(f"{n:g} {kind}{'s' if n > 1 else ''}" for kind, n in kinds.items() if n)
         workers = f"{given.num_workers} workers with {each} each"
-        again, images = sweep.confirm.seeds, sweep.confirm.num_images
+        top, again, images = sweep.confirm.top, sweep.confirm.seeds, sweep.confirm.num_images
         seeds = "one more seed" if again == 1 else f"{again} more seeds"
-        confirmed = f"the best {sweep.confirm.top} with {seeds}, by sample/fd of {images} images"
+        by = f"{confirm.DECIDES} of {images} images" if self.plan.draws else sweep.metric.name
         rows = {
             "sweep": f"{sweep.name}, in {base.run.url}",
             "base": f"{sweep.base}: {config.model.kind} of {base.parameters:,} parameters, "
@@ -62,7 +66,7 @@ class Sweeping:
             "trials": f"{self.plan.num_trials} ({sweep.method}) over {', '.join(self.plan.space)}",
             "each": f"{total:,} images, {workers if given.num_workers > 1 else each}",
             "judged": f"by {sweep.metric.name}; {rules[early.type]}{grace}",
-            "confirmed": confirmed if sweep.confirm.top else "",
+            "confirmed": f"the best {top} with {seeds}, by {by}" if top else "",
             "budget": ", ".join(f"{value:g} {name}" for name, value in limits.items() if value),
             "tracking": f"{base.identity.shown_uri}, experiment {config.tracking.experiment}",
         }
@@ -92,15 +96,43 @@ def opened(plan: Plan, file: Path, command: str) -> Sweeping:
         command: What starts it.
 
     Raises:
-        RayDiffusionError: As of ``cluster.plan.prepare``, of the base.
+        RayDiffusionError: As of ``cluster.plan.prepare``, of the base; or if trials are compared by
+            errors in the latents of different codecs.
     """
     made_with = Lineage()
     base = prepare(configs.override(plan.base, {"run.name": plan.sweep.name}), made_with)
+    _refuse_different_codecs(plan)
     if sqlite_path(base.identity.uri):  # a database beside the sweep, for its trials too
         shared = {"tracking.uri": base.identity.uri}
         plan = replace(plan, base=configs.override(plan.base, shared))
     _warn_of_oddities(plan)
     return Sweeping(plan, base, made_with, file.read_text(encoding="utf-8"), command)
+
+
+def _refuse_different_codecs(plan: Plan) -> None:
+    """Errors are of what a model works on, so those in different codecs' latents do not compare."""
+    varied, metric = plan.space.get(DATASET), plan.sweep.metric
+    if varied is None or metric.of_samples:
+        return
+    urls = varied.samples
+    codecs = [_codec(url) for url in urls]
+    for url, codec in zip(urls, codecs, strict=True):
+        if codec != codecs[0]:
+            raise ConfigError(
+                [
+                    f"metric.name: {metric.name} does not compare models of different codecs' "
+                    f"latents ({urls[0]}: {codecs[0]}; {url}: {codec}): it is measured on the "
+                    f"latents; {confirm.DECIDES} compares decoded images"
+                ]
+            )
+
+
+def _codec(dataset_url: str) -> str:
+    """What a dataset holds: the latents of which codec, or pixels."""
+    if dataset_url.startswith(SCHEME):
+        return PIXELS
+    latents = read_manifest(absolute(dataset_url)).latents
+    return PIXELS if latents is None else latents.codec
 
 
 def _warn_of_oddities(plan: Plan) -> None:

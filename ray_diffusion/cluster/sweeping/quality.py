@@ -8,11 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from ray_diffusion import pipeline
-from ray_diffusion.cluster import summary
+from ray_diffusion.cluster import lineage, summary
 from ray_diffusion.cluster.launch import recorded
 from ray_diffusion.cluster.plan import Plan
 from ray_diffusion.cluster.record import add_evaluation
-from ray_diffusion.data.training_set import open_split
+from ray_diffusion.data.training_set import images_of, open_split
 from ray_diffusion.errors import UsageError, warn
 from ray_diffusion.evaluation.features import features_of
 from ray_diffusion.evaluation.report import evaluate, require_enough
@@ -20,7 +20,7 @@ from ray_diffusion.models.pixels import contact_sheet
 from ray_diffusion.pipeline import Pipeline
 from ray_diffusion.storage import Directory
 
-VALIDATED: Final = ("val/score", "val/vlb_bpd", "val/loss")
+VALIDATED: Final = ("val/score", "val/vlb_bpd", "val/loss", "val/psnr", "val/ssim")
 
 SHOWN, COLUMNS = 64, 8  # images that people see
 
@@ -30,6 +30,8 @@ MLFLOW_WAIT_S = 10.0
 
 def measure(run: Directory, num_images: int, seed: int) -> dict[str, float]:
     """Draw from a trial that has finished, measure the images and add the figures to its records.
+
+    An autoencoder draws nothing: it has the figures of its validation.
 
     Args:
         run: The trial's directory.
@@ -49,6 +51,9 @@ def measure(run: Directory, num_images: int, seed: int) -> dict[str, float]:
     facts = summary.read(run)
     assert facts is not None
     validated = {name: facts["metrics"][name] for name in VALIDATED if name in facts["metrics"]}
+    trained, _ = lineage.recorded(run)
+    if trained.model.kind == "autoencoder":
+        return validated
     drawer = pipeline.load(run.url)
     try:
         figures, _ = _of_images(drawer, num_images, seed)
@@ -61,7 +66,7 @@ def measure(run: Directory, num_images: int, seed: int) -> dict[str, float]:
 
 def _of_images(drawer: Pipeline, num_images: int, seed: int) -> tuple[dict[str, float], Tensor]:
     """Figures of drawn images, and the images."""
-    data, classes = drawer.config.data, drawer.config.model.num_classes
+    data, classes = images_of(drawer.config.data), drawer.config.model.num_classes
     with closing(open_split(data, "train")) as train, closing(open_split(data, "val")) as val:
         require_enough(num_images, len(val))  # before the work
         labels = drawer.labels(num_images)

@@ -23,6 +23,7 @@ from ray_diffusion.page.chart import STYLE
 from ray_diffusion.page.document import LARGE, beside, document, listing, section, table
 
 FILES = (".yaml", ".yml")
+USES = {"look": "draw from it", "measure": "measure it", "encode": "encode its images with it"}
 HERE = """
 pre { margin: 0 0 .6rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 .grid { gap: 1rem; }
@@ -133,19 +134,20 @@ def _candidates(findings: Findings) -> str:
 
 def _trials(findings: Findings) -> str:
     keys, metric = varying(findings), findings.plan.sweep.metric.name
+    drawn = [DECIDES] if findings.plan.draws else []
     rows = [
         (
             escape(trial.name),
             escape(f"failed: {trial.reason}" if trial.state == "failed" else trial.state),
             f"{trial.images_seen:,}",
             f"<b>{number(trial.value)}</b>",
-            number(trial.figures.get(DECIDES)),
+            *(number(trial.figures.get(name)) for name in drawn),
             f"{trial.seconds:,.0f}",
             *(escape(words(trial.values[key])) for key in keys),
         )
         for trial in findings.chosen
     ]
-    head = ("", "state", "images", f"{metric} so far", DECIDES, "seconds", *map(_head, keys))
+    head = ("", "state", "images", f"{metric} so far", *drawn, "seconds", *map(_head, keys))
     return table(head, rows)
 
 
@@ -190,11 +192,11 @@ def _saved(findings: Findings) -> str:
 def _commands(findings: Findings) -> str:
     said = {"go on with the sweep, or see that it is over": findings.command}
     if (winner := findings.winner) is not None:
-        run = findings.model(winner)
+        codec_of = summary.images_of_codec(findings.plan.trial(winner.values))
+        uses = summary.uses(findings.model(winner), codec_of)
         said = {
             "train the winner again": reproduction(findings, winner),
-            "draw from it": f"python -m ray_diffusion.sample {run} num_images=64",
-            "measure it": f"python -m ray_diffusion.evaluate {run}",
+            **{USES[use]: command for use, command in uses.items()},
         } | said
     return "".join(f"<p>{escape(what)}</p><pre>{escape(how)}</pre>" for what, how in said.items())
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_diffusion.cluster.progress import Display, duration
+from ray_diffusion.cluster.summary import images_of_codec, uses
 from ray_diffusion.cluster.sweeping.findings import Findings
 from ray_diffusion.cluster.sweeping.journal import Trial
 from ray_diffusion.cluster.sweeping.metering import (
@@ -197,8 +198,7 @@ def block(findings: Findings) -> str:
         "report": f"{home}/{REPORT}",
     }
     if best:
-        rows["look"] = f"python -m ray_diffusion.sample {findings.model(best)} num_images=64"
-        rows["measure"] = f"python -m ray_diffusion.evaluate {findings.model(best)}"
+        rows |= uses(findings.model(best), images_of_codec(findings.plan.trial(best.values)))
     if findings.left:
         rows["continue"] = findings.command
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)

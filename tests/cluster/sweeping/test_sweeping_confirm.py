@@ -47,6 +47,11 @@ def confirmed(trials: list[Trial], by: Plan, found: Mapping[str, float]) -> list
     ]
 
 
+def without_figures(trials: list[Trial]) -> list[Trial]:
+    """The trials as if nothing had been drawn from them."""
+    return [replace(one, figures={}) for one in trials]
+
+
 def test_the_best_that_have_finished_are_repeated_with_the_seeds_after_their_own():
     trials = [
         trial(1, 0.1),
@@ -124,17 +129,34 @@ def test_a_trial_of_which_a_repeat_has_failed_is_left_out():
     assert judge(confirmed(trials, by, {}), by) is None
 
 
-def test_without_images_to_measure_the_metric_of_the_sweep_decides():
-    by, trials = plan(top=2, seeds=1), [trial(0, 0.1), trial(1, 0.2)]
-    found = {"trial-0000-seed-1": 0.4, "trial-0001-seed-1": 0.1}  # scores twice that
-    ended = [replace(one, figures={}) for one in confirmed(trials, by, found)]
-    judged = judge(ended, by)
+def test_without_images_to_measure_the_metric_of_the_sweep_decides_over_the_further_seeds():
+    by, trials = plan(top=2, seeds=2), [trial(0, 0.01), trial(1, 0.2)]
+    scores = {"trial-0000": 0.5, "trial-0001": 0.25}
+    found = {one.name: scores[one.repeats] / 2 for one in repeats(trials, by)}
+    judged = judge(without_figures(confirmed(trials, by, found)), by)
     assert judged is not None
     assert judged.metric == "val/score"
     assert [(one.name, one.values) for one in judged.candidates] == [
-        ("trial-0001", (0.2, 0.2)),
-        ("trial-0000", (0.1, 0.8)),
+        ("trial-0001", (0.25, 0.25)),
+        ("trial-0000", (0.5, 0.5)),
     ]
+
+
+def test_figures_that_no_repeat_has_do_not_decide():
+    by, trials = plan(top=2, seeds=1), [trial(0, 0.01, 4.0), trial(1, 0.2, 5.0)]
+    found = {"trial-0000-seed-1": 0.25, "trial-0001-seed-1": 0.125}
+    *_, first, second = confirmed(trials, by, found)
+    judged = judge([*trials, *without_figures([first, second])], by)
+    assert judged is not None
+    assert (judged.metric, judged.candidates[0].values) == ("val/score", (0.25,))
+
+
+def test_without_images_to_measure_a_trial_of_which_a_repeat_has_failed_is_left_out():
+    by, trials = plan(top=2, seeds=2), [trial(0, 0.1), trial(1, 0.2)]
+    found = {"trial-0000-seed-1": 0.1, "trial-0001-seed-1": 0.2, "trial-0001-seed-2": 0.2}
+    judged = judge(without_figures(confirmed(trials, by, found)), by)
+    assert judged is not None
+    assert [one.name for one in judged.candidates] == ["trial-0001"]
 
 
 def test_figures_of_two_kinds_are_never_held_against_one_another():

@@ -95,6 +95,22 @@ def test_too_few_images_are_a_warning_and_leave_the_figures_of_the_validation(
     assert "sample/fd" not in (trial.read(summary.FILE) or b"").decode()
 
 
+def test_an_autoencoder_draws_nothing_and_has_the_figures_of_its_validation(
+    trial: Directory, capsys: pytest.CaptureFixture[str]
+):
+    trained, _ = lineage.recorded(trial)
+    trained = config.override(trained, {"model.kind": "autoencoder", "run.storage_url": "else"})
+    trial.write("config.yaml", config.dump(trained))
+    found = {"val/score": 0.01, "val/psnr": 26.0, "val/ssim": 0.9}
+    metrics = {"train/loss": 1.0, "val/kl": 2.0, "latent/mean_0": 0.0, **found}
+    summary.Summary("finished", trial.url, images_seen=128, metrics=metrics).write(trial)
+    assert measure(trial, 130, 3) == found
+    assert capsys.readouterr().err == ""
+    facts = summary.read(trial)
+    assert facts is not None
+    assert facts["metrics"] == metrics
+
+
 def test_a_drawing_from_another_runs_model_has_records_that_wait_for_mlflow(trial: Directory):
     trained, _ = lineage.recorded(trial)
     home = trial.url.rpartition("/")[0]

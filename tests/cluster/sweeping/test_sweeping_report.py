@@ -128,6 +128,7 @@ def test_trials_stand_best_first_with_all_that_is_known_of_them(tmp_path: Path):
     found = a_sweep(tmp_path, 4)
     found.trials[3].state, found.trials[3].reason = "failed", "diverged " + EVIL
     html = sections(page(found))["Trials"]
+    assert "<th>val/score so far</th><th>sample/fd</th><th>seconds</th>" in html
     rows = re.findall(r"<tr><th>(trial-\d+)</th>(.*?)</tr>", html)
     assert [name for name, _ in rows] == ["trial-0000", "trial-0002", "trial-0001", "trial-0003"]
     values = found.trials[2].values
@@ -358,6 +359,31 @@ def test_the_commands_are_all_there(tmp_path: Path):
     run = f"{found.home.url}/trial-0002"
     assert f"python -m ray_diffusion.sample {run} num_images=64" in commands
     assert f"python -m ray_diffusion.evaluate {run}" in commands
+
+
+def of_autoencoders(found: Findings) -> Findings:
+    """The same sweep of models that give images back and draw none."""
+    base = config.override(found.plan.base, {"model.kind": "autoencoder"})
+    for trial in found.trials:
+        trial.figures = {"val/psnr": 20.0} if trial.figures else {}
+    return replace(found, plan=replace(found.plan, base=base))
+
+
+def test_of_autoencoders_the_commands_encode_and_nothing_tells_of_drawn_images(tmp_path: Path):
+    found = of_autoencoders(a_sweep(tmp_path))
+    html = page(found)
+    commands = read(sections(html)["Commands"]).text
+    run = f"{found.home.url}/{found.winner.name}"
+    assert (
+        "python -m ray_diffusion.encode source=builtin:digits image_size=8 "
+        f"codec={run} out=datasets/latents"
+    ) in commands
+    assert not any("ray_diffusion.sample" in line or ".evaluate" in line for line in commands)
+    assert "sample/fd" not in said(html)
+    trials = sections(html)["Trials"]
+    row = re.search("<th>trial-0000</th>(.*?)</tr>", trials)[1]
+    assert read(row).text[:4] == ["finished", "64,000", "1", "10"]
+    assert "<th>val/score so far</th><th>seconds</th>" in trials
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

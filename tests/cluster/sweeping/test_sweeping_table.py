@@ -13,6 +13,7 @@ from terminal import Terminal
 from ray_diffusion.cluster.sweeping.findings import Findings
 from ray_diffusion.cluster.sweeping.journal import Trial
 from ray_diffusion.cluster.sweeping.table import Screen, block, event, header, lines
+from ray_diffusion.config import override
 from ray_diffusion.config.space import Parameter
 from ray_diffusion.evaluation.verdict import verdict
 
@@ -297,6 +298,24 @@ def test_the_last_lines_say_what_came_out_and_what_to_do_next():
         "measure    python -m ray_diffusion.evaluate memory://runs/lr/trial-0001",
         "continue   python -m ray_diffusion.sweep lr.yaml",
     ]
+
+
+def test_the_last_lines_of_autoencoders_say_how_to_encode_with_the_best():
+    found = findings(trial(0, "finished", {1_000: 0.5}, {"model.channels": 16}), run_cap=1)
+    base = override(found.plan.base, {"model.kind": "autoencoder", "data.image_size": 32})
+    *_, report, encode = block(replace(found, plan=replace(found.plan, base=base))).splitlines()
+    assert report.startswith("report ")
+    assert encode == (
+        "encode     python -m ray_diffusion.encode source=builtin:digits image_size=32 "
+        "codec=memory://runs/lr/trial-0000 out=datasets/latents"
+    )
+
+
+def test_the_images_to_encode_are_those_of_the_best_trial():
+    values = {"model.kind": "autoencoder", "data.dataset_url": "their datasets/b"}
+    said = block(findings(trial(0, "finished", {1_000: 0.5}, values)))
+    assert "source='their datasets/b' codec=" in said
+    assert "image_size" not in said
 
 
 def test_a_sweep_that_is_over_has_nothing_to_go_on_with():

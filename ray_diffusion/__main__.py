@@ -7,6 +7,7 @@ from ray_diffusion import __version__, errors
 
 VERBS = {
     "pack": "images -> a dataset of shards",
+    "encode": "a dataset of images -> one of latents",
     "train": "a dataset -> a model, on Ray",
     "sweep": "a file of what varies -> trials, the best confirmed",
     "sample": "a model -> images",

@@ -126,10 +126,13 @@ def _measure(request: EvaluateRequest, name: str, place: str) -> None:
     sampler = {key: getattr(request, key) for key in SAMPLER_KEYS}
     drawer = pipeline.load(place, request.weights, sampler, name if place != name else None)
     trained = drawer.config
+    if request.flow and trained.data.codec is not None:
+        raise errors.UsageError("flow: latents have no 8-bit levels to be probable; leave it out")
     if request.promote:
         configured = trained.tracking.registered_model
         registered = promotion.name_for(name, request.registered_model, configured)
-    train, val = _splits(drawer, request.dataset_url)
+    data = _data(drawer, request.dataset_url)
+    train, val = _images(drawer, data)
     require_enough(request.num_images, len(val))  # before the work
     features = features_of(request.features, train)
     labels = drawer.labels(request.num_images)
@@ -137,7 +140,7 @@ def _measure(request: EvaluateRequest, name: str, place: str) -> None:
     draws = [drawer.draw(labels, seed) for seed in seeds]
     asked = labels if trained.model.num_classes else None
     report = evaluate(draws, asked, train, val, features)
-    report = _with_errors(report, drawer, val, request.flow)
+    report = _with_errors(report, drawer, data, request.flow)
     facts = {
         "name": trained.run.name,
         "model": drawer.source,
@@ -162,8 +165,11 @@ def _measure(request: EvaluateRequest, name: str, place: str) -> None:
         print(promotion.promoted(version, request.promote, request.promote_by, said, again))
 
 
-def _with_errors(report: "Report", drawer: "Pipeline", val: "Dataset", flow: bool) -> "Report":
-    """Add what the model says about images that it did not draw: its score and likelihood."""
+def _with_errors(
+    report: "Report", drawer: "Pipeline", data: config.schema.Data, flow: bool
+) -> "Report":
+    """Add what the model says about data that it did not draw: its score and likelihood."""
+    from ray_diffusion.data.training_set import images_of, open_split
     from ray_diffusion.diffusion import profile
     from ray_diffusion.evaluation.figures import Figure
     from ray_diffusion.evaluation.likelihood import likelihood
@@ -171,35 +177,56 @@ def _with_errors(report: "Report", drawer: "Pipeline", val: "Dataset", flow: boo
     from ray_diffusion.training.validation import MOST_PROFILED, errors_at
 
     network, trained = drawer.network, drawer.config
-    errors = errors_at(profile.PROFILE_LEVELS, network, val, trained, hidden=False)
+    of_latents = trained.data.codec is not None
+    if of_latents:
+        report = dataclasses.replace(report, codec_fingerprint=str(trained.data.codec))
+        if images_of(data) is data:
+            return report  # images were asked for, and it knows latents alone
+    val = open_split(data if of_latents else images_of(data), "val")
+    levels = profile.PROFILE_LEVELS
+    found_errors = errors_at(levels, network, val, trained, drawer.space, hidden=False)
     count = min(len(val), MOST_PROFILED)
     found = {
         "val/score": Figure(
-            profile.score(errors), None, count, "error at fixed noise levels", "lower"
+            profile.score(found_errors), None, count, "error at fixed noise levels", "lower"
         ),
         "val/vlb_bpd": Figure(
-            profile.vlb_bpd(errors), None, count, "bound between fixed noise levels", "lower"
+            profile.vlb_bpd(found_errors), None, count, "bound between fixed noise levels", "lower"
         ),
     }
-    model = profile.with_analytic_variance(denoiser_of(network, trained), errors)
-    classes, device = bool(trained.model.num_classes), next(network.parameters()).device
-    found |= likelihood(model, val, classes, device, flow)
+    if not of_latents:  # there are no 8-bit levels of latents to be probable
+        model = profile.with_analytic_variance(denoiser_of(network, trained), found_errors)
+        classes, device = bool(trained.model.num_classes), next(network.parameters()).device
+        found |= likelihood(model, val, classes, device, flow)
     return dataclasses.replace(
-        report, figures=report.figures | found, score_fingerprint=profile.fingerprint()
+        report,
+        figures=report.figures | found,
+        score_fingerprint=profile.fingerprint(),
     )
 
 
-def _splits(drawer: "Pipeline", dataset_url: str | None) -> tuple["Dataset", "Dataset"]:
-    """The dataset's splits, if its images are of the model's kind."""
-    from ray_diffusion.data.training_set import open_split
+def _data(drawer: "Pipeline", dataset_url: str | None) -> config.schema.Data:
+    """What the model is measured on: the data it was trained on, or other."""
+    data = drawer.config.data
+    if dataset_url is None:
+        return data
+    return data.model_copy(update={"dataset_url": dataset_url, "mixture_urls": ()})
 
-    data, model = drawer.config.data, drawer.config.model
-    data = data.model_copy(update={"dataset_url": dataset_url or data.dataset_url})
-    train, val = (open_split(data, split) for split in ("train", "val"))
-    manifest = train.manifest
+
+def _images(drawer: "Pipeline", data: config.schema.Data) -> tuple["Dataset", "Dataset"]:
+    """The splits of images that drawn ones are held against, if they are of the model's kind."""
+    from ray_diffusion.data.training_set import images_of, open_split
+
+    of_images = images_of(data)
+    if of_images is data:  # whatever the model was trained on
+        of_images = data.model_copy(update={"codec": None, "latent_size": None})
+    else:
+        open_split(data, "val")  # refuses latents of another codec, before the work
+    train, val = (open_split(of_images, split) for split in ("train", "val"))
+    manifest, classes = train.manifest, drawer.config.model.num_classes
     for what, has, wants in (
-        ("channels", manifest.channels, model.image_channels),
-        ("classes", len(manifest.classes), model.num_classes or len(manifest.classes)),
+        ("channels", manifest.channels, drawer.image_shape[0]),
+        ("classes", len(manifest.classes), classes or len(manifest.classes)),
     ):
         if has != wants:
             raise errors.DataError(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ray_diffusion.pipeline import Pipeline
 
+WHITE = 128  # from here on a mask counts as white
 SAMPLER_KEYS = ("solver", "num_inference_steps", "grid", "eta", "variance", "guidance_scale")
 
 
@@ -180,25 +181,24 @@ def _draw(request: SampleRequest, drawer: "Pipeline") -> tuple["Tensor", "Tensor
 def _edit(request: SampleRequest, drawer: "Pipeline", labels: "Tensor") -> "Tensor":
     import torch
 
-    from ray_diffusion.models.draw import image_shape
-    from ray_diffusion.models.pixels import encode
-
-    channels, size, _ = image_shape(drawer.config)
+    channels, size, _ = drawer.image_shape
 
     def read(key: str, channels: int = channels) -> "Tensor":
-        pixels = _read(key, getattr(request, key), channels, size)
-        return encode(pixels).expand(len(labels), -1, -1, -1)
+        return _read(key, getattr(request, key), channels, size)[None]
 
-    seed, x0 = request.seed, read("init_image")
+    def encoded(key: str) -> "Tensor":
+        return drawer.space.encode(read(key)).expand(len(labels), -1, -1, -1)
+
+    seed, x0 = request.seed, encoded("init_image")
     if request.mask is not None:
-        keep = read("mask", channels=1) < 0
+        keep = (read("mask", channels=1) < WHITE).expand(len(labels), -1, -1, -1)
         return drawer.inpaint(labels, seed, x0, keep, request.resamplings)
     if request.noise_sigma is not None:
         return drawer.restore(labels, seed, x0, request.noise_sigma)
     if request.interpolate_to_image is None:
         return drawer.sdedit(labels, seed, x0, request.strength)
     share = torch.linspace(0, 1, len(labels)).view(-1, 1, 1, 1)
-    mixes = (1 - share) * x0 + share * read("interpolate_to_image")
+    mixes = (1 - share) * x0 + share * encoded("interpolate_to_image")
     return drawer.sdedit(labels, seed, mixes, request.strength, one_noise=True)
 
 

@@ -15,7 +15,7 @@ ROOMS_BELOW_CLUSTER = {
     "page",
     *("storage", "diffusion", "models", "data", "training", "evaluation", "pipeline", "tracking"),
 }
-VERBS = {"train", "sweep", "pack", "sample", "evaluate", "sync", "__main__", "__init__"}
+VERBS = {"train", "sweep", "pack", "encode", "sample", "evaluate", "sync", "__main__", "__init__"}
 
 # room: (rooms that it may import, packages that it may import beside the standard library)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
@@ -24,7 +24,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "storage": ({"errors"}, {"fsspec"}),
     "config": ({"errors"}, {"pydantic", "pydantic_core", "annotated_types", "ruamel"}),
     "diffusion": ({"errors"}, {"torch"}),
-    "models": ({*CORE, "diffusion"}, {"torch", "safetensors"}),
+    "models": ({*CORE, "diffusion"}, {"torch", "safetensors", "diffusers"}),
     "data": (
         {*CORE, "storage", "page"},
         {

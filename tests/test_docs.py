@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_diffusion import config, evaluate, pack, sample, sync
+from ray_diffusion import config, encode, evaluate, pack, sample, sync
 from ray_diffusion.config.sweep import Sweep, load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text()
 SWEEPS = (ROOT / "docs" / "sweeps.md").read_text()
 REQUESTS = {
     "pack": (pack.PackRequest, ()),
+    "encode": (encode.EncodeRequest, ()),
     "sample": (sample.SampleRequest, ("model",)),
     "evaluate": (evaluate.EvaluateRequest, ("model",)),
     "sync": (sync.SyncRequest, ("runs",)),
@@ -97,9 +98,9 @@ def assert_links(page: Path) -> None:
 
 
 def test_make_targets_named_in_the_documents_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in ("README.md", "CONTRIBUTING.md"):
-        named = re.findall(r"(?:`|^)make ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE)
+        named = re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE)
         assert named
         assert set(named) <= targets
 

@@ -5,7 +5,9 @@ import math
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from toy_source import toy_source
 from ray_diffusion import errors, evaluate
 from ray_diffusion.cluster import record
 from ray_diffusion.cluster.summary import Summary
+from ray_diffusion.data.manifest import read_manifest
 from ray_diffusion.data.packing.embedded import digits
 from ray_diffusion.data.packing.pack import pack
 from ray_diffusion.data.packing.recipe import Recipe
@@ -23,8 +26,13 @@ from ray_diffusion.diffusion import profile
 from ray_diffusion.evaluation import classifier
 from ray_diffusion.evaluation.compare import rank
 from ray_diffusion.evaluation.measure import MEANINGS
-from ray_diffusion.storage import Directory, seal
+from ray_diffusion.models.codecs.block_dct import BlockDct
+from ray_diffusion.storage import MANIFEST, Directory, seal
 
+if TYPE_CHECKING:
+    from latent_run import LatentRun
+
+pytest_plugins = ["latent_run"]
 pytestmark = pytest.mark.usefixtures("_in_a_directory_of_its_own")
 
 CHECKPOINT = "checkpoint-000000000128"
@@ -261,3 +269,111 @@ def test_what_evaluate_cannot_do_is_one_line(
     assert errors.run(evaluate.main, words) == code
     [found] = capsys.readouterr().err.splitlines()
     assert line in found
+
+
+# Models that draw latents
+
+
+QUICK = ("num_images=130", "features=random", "out=found")
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    latent_run: "LatentRun", run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What ``evaluate`` writes down of models of latents and of pixels."""
+    measured = {
+        "latents": [str(latent_run.run)],
+        "latents against images": [str(latent_run.run), f"dataset_url={latent_run.images}"],
+        "pixels against latents": [str(run), f"dataset_url={latent_run.latents}"],
+    }
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("evaluated"))
+        patch.setenv("XDG_CACHE_HOME", "cache")
+        for name, words in measured.items():
+            assert errors.run(evaluate.main, [*words, *QUICK]) == 0
+            found[name] = json.loads(Path("found", evaluate.FILE).read_text())
+    return found
+
+
+def drawn_figures(evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {n: f for n, f in evaluation["figures"].items() if n.startswith("sample/")}
+
+
+def test_a_model_of_latents_is_measured_in_pixels_and_by_its_error_on_latents(
+    latent_run: "LatentRun", evaluated: dict[str, dict[str, Any]]
+):
+    found = evaluated["latents"]
+    state = json.loads((latent_run.checkpoint / "state.json").read_text())
+    for name in ("val/score", "val/vlb_bpd"):
+        value = found["figures"][name]["value"]
+        assert value == pytest.approx(state["metrics"][name], rel=1e-5)  # as in training
+    # Nothing of the likelihood: latents have no 8 bits.
+    assert set(found["figures"]) == {*MEANINGS, "val/score", "val/vlb_bpd"}
+    assert found["image_size"] == 8
+    assert found["codec_fingerprint"] == latent_run.config.data.codec
+    assert found["dataset_fingerprint"] == read_manifest(str(latent_run.images)).fingerprint
+
+
+def test_against_images_a_model_of_latents_has_no_score(
+    latent_run: "LatentRun", evaluated: dict[str, dict[str, Any]]
+):
+    against = evaluated["latents against images"]
+    assert against["figures"] == drawn_figures(evaluated["latents"])
+    assert against["codec_fingerprint"] == latent_run.config.data.codec
+    assert against["dataset_url"] == str(latent_run.images)
+
+
+def test_models_of_pixels_and_of_latents_compare_by_drawn_images_alone(
+    evaluated: dict[str, dict[str, Any]],
+):
+    of_pixels, of_latents = evaluated["pixels against latents"], evaluated["latents"]
+    assert of_pixels["codec_fingerprint"] == "identity"
+    assert "likelihood/vlb_bpd" in of_pixels["figures"]
+    floors = [
+        {name: figure["floor"] for name, figure in drawn_figures(one).items()}
+        for one in (of_pixels, of_latents)
+    ]
+    assert floors[0] == floors[1]  # of the very images
+    assert len(rank([of_pixels, of_latents], "sample/fd")) == 2
+    with pytest.raises(errors.UsageError, match="val/score does not compare"):
+        rank([of_pixels, of_latents], "val/score")
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a command answers with, before it even counts the images."""
+    assert errors.run(evaluate.main, [*words, "num_images=1"]) == 3
+    [line] = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_flow_of_a_model_of_latents_is_refused(
+    latent_run: "LatentRun", capsys: pytest.CaptureFixture[str]
+):
+    assert errors.run(evaluate.main, [str(latent_run.run), "flow=true"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: flow: latents have no 8-bit levels to be probable; leave it out\n"
+
+
+def test_latents_of_another_codec_are_one_line(
+    latent_run: "LatentRun", encoded: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    other = encoded(latent_run.images, BlockDct(1, 2, 3), Path("latents")).absolute()
+    line = complaint(capsys, str(latent_run.run), f"dataset_url={other}")
+    assert f"data.codec: {latent_run.config.data.codec}, but {other} was encoded by block" in line
+
+
+def test_images_that_changed_or_went_since_are_one_line(
+    latent_run: "LatentRun",
+    encoded: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    images = shutil.copytree(latent_run.images, tmp_path / "images")
+    latents = encoded(images, BlockDct(1, 2, 4), tmp_path / "latents")
+    pack(digits(1000), Recipe(), str(images), overwrite=True)
+    words = [str(latent_run.run), f"dataset_url={latents}"]
+    assert f"{latents} was encoded from {images} with fingerprint" in complaint(capsys, *words)
+    (images / MANIFEST).unlink()
+    assert f"{images} is not a dataset: it has no manifest.json" in complaint(capsys, *words)

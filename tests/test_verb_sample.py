@@ -2,14 +2,21 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ray_diffusion import config as configs
 from ray_diffusion import errors, sample
 from ray_diffusion.data.packing.embedded import digits
+from ray_diffusion.storage import seal
 
+if TYPE_CHECKING:
+    from latent_run import LatentRun
+
+pytest_plugins = ["latent_run"]
 pytestmark = pytest.mark.usefixtures("_in_a_directory_of_its_own")
 
 
@@ -200,3 +207,70 @@ def test_what_sample_cannot_do_is_one_line(
     assert errors.run(sample.main, [word.format(run=run) for word in words]) == code
     [found] = capsys.readouterr().err.splitlines()
     assert line in found
+
+
+# Models that draw latents
+
+
+def test_a_model_of_latents_draws_images(latent_run: "LatentRun"):
+    found = sampled(latent_run.run)
+    assert (found["images"].shape, found["images"].dtype) == ((4, 8, 8, 1), np.uint8)
+    assert len(np.unique(found["images"], axis=0)) == 4
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_variations_of_a_picture_are_close_to_it_on_latents_too(latent_run: "LatentRun"):
+    three = digit(3).astype(int)[..., None]
+    words = ["init_image=three.png", "num_inference_steps=50"]
+    near = sampled(latent_run.run, *words, "strength=0.02")["images"]
+    far = sampled(latent_run.run, *words, "strength=1")["images"]
+    assert np.abs(near - three).mean() < 5 < np.abs(far - three).mean()
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_latents_of_what_a_mask_keeps_come_back_exactly(latent_run: "LatentRun"):
+    words = ["init_image=three.png", "mask=mask.png", "resamplings=2"]
+    found = sampled(latent_run.run, *words)["images"][..., 0]
+    assert (found[:, 4:] == digit(3)[4:]).all()
+    assert all((image[:4] != digit(3)[:4]).any() for image in found)
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_paths_through_latents_lead_from_end_to_end(latent_run: "LatentRun"):
+    path = sampled(latent_run.run, "interpolate_to_seed=7", "class_label=2")["images"].astype(int)
+    for end, seed in ((path[0], 0), (path[-1], 7)):
+        first = sampled(latent_run.run, f"seed={seed}", "class_label=2")["images"][0]
+        assert np.abs(end - first).max() <= 1
+    words = ["init_image=three.png", "num_inference_steps=50", "strength=0.02"]
+    mixes = sampled(latent_run.run, *words, "interpolate_to_image=zero.png")["images"].astype(int)
+    assert np.abs(mixes[0, ..., 0] - digit(3)).mean() < 5
+    assert np.abs(mixes[-1, ..., 0] - digit(0)).mean() < 5
+
+
+@pytest.mark.usefixtures("_pictures")
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["init_image=three.png", "noise_sigma=0.5"], "noise_sigma: the model draws latents, and "),
+        (["init_image=wide.png"], "wide.png has 9x8 pixels, must have the model's 8x8"),
+    ],
+)
+def test_what_latents_cannot_do_is_one_line(
+    latent_run: "LatentRun", capsys: pytest.CaptureFixture[str], words: list[str], line: str
+):
+    assert errors.run(sample.main, [str(latent_run.run), *words]) == 2
+    [found] = capsys.readouterr().err.splitlines()
+    assert line in found
+
+
+def test_an_autoencoder_draws_nothing(
+    latent_run: "LatentRun", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = configs.override(configs.load([]), {"model.kind": "autoencoder"})
+    for name in ("config.yaml", "ema.safetensors"):
+        (tmp_path / name).write_bytes((latent_run.checkpoint / name).read_bytes())
+    (tmp_path / "config.yaml").write_text(configs.dump(config))
+    seal(tmp_path)
+    assert errors.run(sample.main, [str(tmp_path)]) == 2
+    [found] = capsys.readouterr().err.splitlines()
+    assert "is an autoencoder, which draws nothing; python -m ray_diffusion.encode makes" in found

@@ -8,10 +8,13 @@ import torch
 from ray_diffusion import config as configs
 from ray_diffusion.diffusion import profile
 from ray_diffusion.models.build import build
-from ray_diffusion.models.draw import image_shape
+from ray_diffusion.models.codecs import space as spaces
+from ray_diffusion.models.codecs import stored
+from ray_diffusion.models.draw import x0_shape
 from ray_diffusion.storage import MANIFEST, digest, seal
 
 FILES = ("config.yaml", "ema.safetensors")
+CODEC_FILES = (stored.FILE, stored.WEIGHTS, spaces.SCALE)  # where latents are drawn
 PROFILE = "profile.json"
 DESCRIBING_KEYS = (
     "model.kind",
@@ -20,14 +23,17 @@ DESCRIBING_KEYS = (
     "diffusion.prediction_type",
     "sampler.solver",
     "sampler.num_inference_steps",
+    "data.codec",
 )
+CODEC_KEYS = ("model.kind", "model.latent_channels", "model.channel_mults", "model.patch_size")
 
 
 def export(checkpoint: Path, model: Path) -> dict[str, str]:
     """Make a model of a checkpoint: what sampling needs of it, and no more.
 
     Args:
-        checkpoint: A whole checkpoint, on this machine; it is used up.
+        checkpoint: A whole checkpoint, on this machine, and its codec's files if it has one; it is
+            used up.
         model: Where to; made, and sealed.
 
     Returns:
@@ -35,8 +41,9 @@ def export(checkpoint: Path, model: Path) -> dict[str, str]:
         config key where it has one. The same checkpoint always makes the same bytes.
     """
     model.mkdir()
-    for name in FILES:
-        (checkpoint / name).rename(model / name)
+    for name in (*FILES, *CODEC_FILES):
+        if name in FILES or (checkpoint / name).exists():
+            (checkpoint / name).rename(model / name)
     state = json.loads((checkpoint / "state.json").read_text())
     (model / PROFILE).write_text(json.dumps(state["profile"]))
     seal(model)
@@ -55,9 +62,11 @@ def describe(model: Path) -> dict[str, str]:
     config = configs.from_yaml((model / FILES[0]).read_text(), str(model / FILES[0]))
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in build(config).parameters())
-    keys = configs.flatten(config)
-    tags = {key: str(keys[key]) for key in DESCRIBING_KEYS} | {
-        "ray_diffusion.image_shape": "x".join(map(str, image_shape(config))),
+    keys, of_codec = configs.flatten(config), config.model.learns_codec
+    shape = spaces.load(model).image_shape(x0_shape(config))
+    said = {key: keys[key] for key in (CODEC_KEYS if of_codec else DESCRIBING_KEYS)}
+    tags = {key: str(value) for key, value in said.items() if value is not None} | {
+        "ray_diffusion.image_shape": "x".join(map(str, shape)),
         "ray_diffusion.image_dtype": "uint8",
         "ray_diffusion.parameters": str(parameters),
     }

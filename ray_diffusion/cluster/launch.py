@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from ray_diffusion import config as configs
-from ray_diffusion.cluster import warm_start
+from ray_diffusion.cluster import latents, warm_start
 from ray_diffusion.cluster.alone import Alone
 from ray_diffusion.cluster.attempt import Attempt, begin, on_cluster
 from ray_diffusion.cluster.environment import forwarded, tracking_access
@@ -22,7 +22,7 @@ from ray_diffusion.cluster.group import Group
 from ray_diffusion.cluster.lease import held
 from ray_diffusion.cluster.lineage import CONFIG, ORIGIN, spool_directory
 from ray_diffusion.cluster.plan import Plan
-from ray_diffusion.cluster.summary import Summary
+from ray_diffusion.cluster.summary import Summary, images_of_codec
 from ray_diffusion.cluster.worker import Assignment
 from ray_diffusion.config import Config
 from ray_diffusion.errors import (
@@ -79,6 +79,7 @@ def launch(plan: Plan, config: Config, group: Group | Alone) -> Summary:
     """
     with held(plan.run, end_at_once):
         warm_start.prepare(plan.config, plan.run, plan.identity.uri)
+        latents.keep_codec(plan.config, plan.run)
         identity = on_cluster(plan.identity, ray.cluster_resources())  # type: ignore[no-untyped-call]
         return _launched(replace(plan, identity=identity), config, group)
 
@@ -90,7 +91,12 @@ def end_at_once(message: str) -> None:
 
 
 def _launched(plan: Plan, config: Config, group: Group | Alone) -> Summary:
-    summary = Summary("failed", plan.run.url, tracking_uri=plan.identity.shown_uri)
+    summary = Summary(
+        "failed",
+        plan.run.url,
+        tracking_uri=plan.identity.shown_uri,
+        codec_of=images_of_codec(config),
+    )
     failure: RayDiffusionError | None = None
     mlflow_status = "FINISHED"
     with recorded(plan) as (attempt, tracker, files, run_id):
@@ -162,6 +168,7 @@ def _export_model(plan: Plan, files: RunFiles, tracker: Tracker) -> None:
         source, model = Path(scratch, "checkpoint"), Path(scratch, "model")
         source.mkdir()
         checkpoint.fetch_newest(plan.run, source, warn)
+        latents.add_codec(plan.config, plan.run, source)
         tags = export(source, model)
         files.publish(model, MODEL)
         if name := plan.config.tracking.registered_model:

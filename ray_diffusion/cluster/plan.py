@@ -23,6 +23,8 @@ from ray_diffusion.storage import Directory, absolute, options
 from ray_diffusion.tracking.environment import Lineage
 from ray_diffusion.tracking.identity import RunIdentity
 from ray_diffusion.tracking.registry import SCHEME
+from ray_diffusion.training.latents import check_codec
+from ray_diffusion.training.reconstruction import perceptual_at
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,12 @@ class Plan:
             "data": f"{datasets}: {self.train_images:,} training and "
             f"{self.val_images:,} validation images, {c.data.image_size} pixels, "
             f"{c.model.num_classes} classes",
+            "codec": _codec(c),
             "order": self.order,
             "model": f"{c.model.kind}, {self.parameters:,} parameters; "
             f"a checkpoint is {megabytes:,.0f} MB",
             "init": self.init,
-            "diffusion": f"{c.diffusion.family}, {c.diffusion.beta_schedule} schedule, "
-            f"T = {c.diffusion.num_train_timesteps}, {c.diffusion.prediction_type}",
+            "diffusion": _diffusion(c),
             "training": f"{steps:,} steps of {c.data.global_batch_size} = {images:,} images "
             f"({images / self.train_images:.0f} epochs), {c.training.precision}",
             "workers": f"{self._workers()} on {'GPUs' if c.cluster.use_gpu else 'CPUs'}",
@@ -84,6 +86,26 @@ class Plan:
         return f"{most}" if least == most else f"{least} to {most}"
 
 
+def _codec(config: Config) -> str:
+    data, model = config.data, config.model
+    if model.learns_codec:
+        side = data.image_size // model.latent_factor
+        return f"to be learned: latents of {model.latent_channels} x {side} x {side}"
+    if data.codec is None:
+        return ""
+    return f"{data.codec}: latents of {model.image_channels} x {data.side} x {data.side}"
+
+
+def _diffusion(config: Config) -> str:
+    if config.model.learns_codec:
+        return ""
+    said = config.diffusion
+    return (
+        f"{said.family}, {said.beta_schedule} schedule, T = {said.num_train_timesteps}, "
+        f"{said.prediction_type}"
+    )
+
+
 def _absolute_storage(url: str) -> str:
     """Make a storage location absolute; a job's own working directory is no place for results."""
     if "://" not in url and not os.path.isabs(os.path.expanduser(url)):
@@ -95,8 +117,9 @@ def _absolute_storage(url: str) -> str:
 
 def _resolve(config: Config, manifest: Manifest) -> Config:
     """Fill in what follows from the dataset, and refuse what contradicts it."""
-    model = config.model
-    classes, channels = len(manifest.classes), manifest.channels
+    model, latents = config.model, manifest.latents
+    classes = len(manifest.classes)
+    channels = manifest.channels if latents is None else latents.channels
     problems = []
     if model.num_classes not in (None, 0, classes):
         problems.append(
@@ -109,13 +132,16 @@ def _resolve(config: Config, manifest: Manifest) -> Config:
         )
     if problems:
         raise ConfigError(problems)
-    source = config.run.init_from
+    source, perceptual = config.run.init_from, config.autoencoder.perceptual_url
     registered = source is None or source.startswith(SCHEME)
     return configs.override(
         config,
         {
             "run.storage_url": _absolute_storage(config.run.storage_url),
             "run.init_from": source if registered else _absolute_storage(str(source)),
+            "data.codec": latents and latents.codec,
+            "data.latent_size": latents and latents.size,
+            "autoencoder.perceptual_url": perceptual and absolute(perceptual),
             "model.num_classes": classes if model.num_classes is None else model.num_classes,
             "model.image_channels": channels,
         },
@@ -140,6 +166,8 @@ def _refuse_changes(config: Config, run: Directory) -> None:
 
 def oddities(config: Config) -> list[str]:
     """What is odd about a schedule; odd schedules are worth an experiment, so it is only said."""
+    if config.model.learns_codec:
+        return []
     table = logsnr_table(config)
     found, covered = complaints(table), coverage(table)
     if covered < 1:
@@ -179,6 +207,10 @@ def prepare(config: Config, made_with: Lineage | None = None) -> Plan:
     )
     train, val = open_training_set(config.data), open_split(config.data, "val")
     config = _resolve(config, train.manifest)
+    if config.data.codec is not None:
+        check_codec(train.datasets[0].url, config.data.codec)
+    if config.model.learns_codec and (url := config.autoencoder.perceptual_url):
+        perceptual_at(url)  # before a cluster is asked for anything
     run = lineage.run_directory(config)
     run.check_writable()
     _refuse_changes(config, run)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ray_diffusion.cluster import summary
 from ray_diffusion.cluster.exported import export, folder_of
 from ray_diffusion.cluster.files import RunFiles
+from ray_diffusion.cluster.latents import add_codec
 from ray_diffusion.cluster.lineage import (
     adopt_tail,
     leftovers,
@@ -80,13 +81,14 @@ def add_version(run: Directory, source: str, name: str) -> Version:
     """
     facts = summary.read(run)
     assert facts is not None
-    _, origin = recorded(run)
+    trained, origin = recorded(run)
     found = find_or_create(origin, run_id=facts["mlflow_run_id"], deadline_s=MLFLOW_WAIT_S)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint, model = Path(scratch, "checkpoint"), Path(scratch, "model")
         problem = Directory(source).fetch("", checkpoint)
         if problem is not None:
             raise StorageError(f"{source} {problem}")
+        add_codec(trained, run, checkpoint)
         tags = export(checkpoint, model)
         return upload(origin.uri, name, found.run_id, str(model), folder_of(model), tags)
 

@@ -1,6 +1,7 @@
 """How a launch ended: ``summary.json`` in the run's directory, and the last lines on the screen."""
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,15 +10,42 @@ from ray_diffusion.storage import Directory
 
 FILE = "summary.json"
 NEXT = {
-    "finished": [
-        ("look", "python -m ray_diffusion.sample {run} num_images=64"),
-        ("measure", "python -m ray_diffusion.evaluate {run}"),
-        ("browse", "{browse}"),
-    ],
-    "preempted": [("continue", "the same command again")],
-    "failed": [("continue", "the same command again, from the last checkpoint")],
-    "diverged": [("again", "a lower optim.lr under another run.name")],
+    "preempted": {"continue": "the same command again"},
+    "failed": {"continue": "the same command again, from the last checkpoint"},
+    "diverged": {"again": "a lower optim.lr under another run.name"},
 }
+
+
+def images_of_codec(config: Config) -> str | None:
+    """What an autoencoder is trained on, as words of a shell that encode takes for its source.
+
+    Args:
+        config: Of the run.
+
+    Returns:
+        ``URL``, or ``builtin:NAME image_size=SIDE``; None of other models.
+    """
+    if not config.model.learns_codec:
+        return None
+    data, size = config.data, f"image_size={config.data.image_size}"
+    builtin = data.dataset_url.startswith("builtin:")
+    return shlex.join([data.dataset_url, *([size] if builtin else [])])
+
+
+def uses(model: str, codec_of: str | None) -> dict[str, str]:
+    """The commands that make something of a trained model, each under what it does.
+
+    Args:
+        model: What the verbs take for it, as words of a shell.
+        codec_of: Of an autoencoder, what ``images_of_codec`` says; None of other models.
+    """
+    python = "python -m ray_diffusion"
+    if codec_of is not None:
+        return {"encode": f"{python}.encode source={codec_of} codec={model} out=datasets/latents"}
+    return {
+        "look": f"{python}.sample {model} num_images=64",
+        "measure": f"{python}.evaluate {model}",
+    }
 
 
 @dataclass
@@ -39,6 +67,7 @@ class Summary:
         cpu_hours: Hours times CPUs of the workers, over all launches.
         gpu_hours: Hours times GPUs of the workers, over all launches.
         shipped: Whether MLflow has all that was recorded.
+        codec_of: Of an autoencoder, what ``images_of_codec`` says; None of other models.
     """
 
     status: str
@@ -55,6 +84,7 @@ class Summary:
     cpu_hours: float = 0.0
     gpu_hours: float = 0.0
     shipped: bool = True
+    codec_of: str | None = None
 
     def write(self, run: Directory) -> None:
         """Write ``summary.json``."""
@@ -84,8 +114,10 @@ class Summary:
         browse = (
             self.tracking_uri if served else f"mlflow ui --backend-store-uri {self.tracking_uri}"
         )
-        for what, command in NEXT[self.status]:
-            rows[what] = command.format(run=self.run, browse=browse)
+        if self.status == "finished":
+            rows |= uses(shlex.quote(self.run), self.codec_of) | {"browse": browse}
+        else:
+            rows |= NEXT[self.status]
         return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
 
 

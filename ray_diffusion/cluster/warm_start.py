@@ -135,17 +135,17 @@ def _told(config: Config, url: str, source: Directory, weights: str) -> list[str
             f"{ours['model.kind']}: it has {fits}; {_changes(theirs, ours, 'model.')}"
         )
     lines = [f"{fits} from {url}, {config.run.init_weights}" + (f"; {rest}" if rest else "")]
-    changes = _changes(theirs, ours, "diffusion.")
+    changes = _changes(theirs, ours, "data.codec", "diffusion.")
     if changes:
         lines.append(f"the weights of run.init_from were trained for another task: {changes}")
     return lines
 
 
-def _changes(theirs: dict[str, object], ours: dict[str, object], section: str) -> str:
+def _changes(theirs: dict[str, object], ours: dict[str, object], *starts: str) -> str:
     return ", ".join(
         f"{key}: {show(value)} -> {show(ours[key])}"
         for key, value in theirs.items()
-        if key.startswith(section) and ours[key] != value
+        if key.startswith(starts) and ours[key] != value
     )
 
 

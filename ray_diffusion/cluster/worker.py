@@ -205,9 +205,11 @@ class _Record:
         return replace(harness, restore=restore, save=save)
 
     def finish(self, profile: list[float]) -> None:
-        """Draw the loss curve, and write down the last validation's profile."""
+        """Draw the loss curve, and write down the last validation's profile if it has one."""
         curve = plot_loss(self._spools / "train.jsonl", self._config.run.name)
         self._files.write("loss.png", curve)
+        if not profile:
+            return
         rows = [f"{level},{e!r}" for level, e in zip(PROFILE_LEVELS, profile, strict=True)]
         self._files.write("profile.csv", "\n".join(["logsnr,eps_mse", *rows, ""]))
 

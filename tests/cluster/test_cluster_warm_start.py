@@ -192,6 +192,26 @@ def test_another_task_is_told_key_by_key(source: Path, new: Directory):
     )
 
 
+@pytest.mark.parametrize("theirs", [None, "autoencoder-0123456789ab"])
+def test_weights_of_other_latents_are_of_another_task(
+    source: Path, new: Directory, tmp_path: Path, theirs: str | None
+):
+    model = exported(source, tmp_path / "model")
+    trained = configs.from_yaml((model / "config.yaml").read_text(), "config.yaml")
+    trained = configs.override(trained, {"data.codec": theirs})
+    (model / "config.yaml").write_text(configs.dump(trained))
+    seal(model)
+    assert len(rehearse(configured(model, **{"data.codec": theirs}), new, NOWHERE)) == 1
+
+    keys = {"data.codec": "block-dct-0123456789ab", "diffusion.prediction_type": "epsilon"}
+    _, told = prepare(configured(model, **keys), new, NOWHERE)
+    was = "null" if theirs is None else repr(theirs)
+    assert told.endswith(
+        f"for another task: data.codec: {was} -> 'block-dct-0123456789ab', "
+        "diffusion.prediction_type: 'v_prediction' -> 'epsilon'"
+    )
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

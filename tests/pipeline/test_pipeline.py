@@ -12,6 +12,7 @@ from tiny_config import TINY as TINY_NETWORK
 from ray_diffusion import config as configs
 from ray_diffusion import pipeline
 from ray_diffusion.errors import ConfigError, StorageError, UsageError
+from ray_diffusion.models.codecs.space import Pixels
 from ray_diffusion.models.pixels import decode, encode
 from ray_diffusion.storage import Directory, seal
 from ray_diffusion.training import harness
@@ -165,7 +166,7 @@ def test_images_of_no_class_have_the_label_that_means_none(drawer: pipeline.Pipe
 
 def test_a_model_that_was_always_told_the_class_does_not_draw_without(trained: Path):
     config = configs.override(configs.load([]), TINY | {"model.class_dropout_prob": 0})
-    told = pipeline.Pipeline(config, torch.nn.Identity(), "here")
+    told = pipeline.Pipeline(config, torch.nn.Identity(), Pixels(), "here")
     with pytest.raises(UsageError, match="class_label: the model was told the class of every"):
         told.no_labels(1)
 

@@ -1,26 +1,18 @@
-"""Checkpoint -> images: the one thing that sampling, evaluation and serving share."""
+"""A trained model that draws."""
 
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ray_diffusion import config as configs
 from ray_diffusion.config import Config
 from ray_diffusion.diffusion.editing import Sampler, inpaint, interpolate, restore, sdedit
-from ray_diffusion.errors import StorageError, UsageError, warn
-from ray_diffusion.models.build import build
-from ray_diffusion.models.draw import draw, image_shape
-from ray_diffusion.storage import Directory, options
-from ray_diffusion.training import checkpoint
+from ray_diffusion.errors import UsageError
+from ray_diffusion.models.codecs.space import Space
+from ray_diffusion.models.draw import draw, x0_shape
 
-WEIGHTS = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 BATCH = 256  # images drawn at once
 
 
@@ -31,14 +23,21 @@ class Pipeline:
     Attributes:
         config: The run's configuration; its ``sampler`` section says how images are drawn.
         network: The network.
+        space: What the network works on.
         source: The checkpoint or model directory it came from.
         profile: Its error at ``profile.PROFILE_LEVELS`` at the last validation, if there was one.
     """
 
     config: Config
     network: nn.Module
+    space: Space
     source: str
     profile: Tensor | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of its images."""
+        return self.space.image_shape(x0_shape(self.config))
 
     def labels(self, num_images: int, class_label: int | None = None) -> Tensor:
         """Classes in turn, or all of one class.
@@ -100,7 +99,7 @@ class Pipeline:
         Args:
             labels: Classes, shape ``(N,)``.
             seed: As of ``draw``.
-            x0: The images, as ``models.pixels.encode`` makes them, shape ``(N, C, H, W)``.
+            x0: The images, as ``space.encode`` makes them, shape ``(N, C, H, W)``.
             strength: How far to go from them, in (0, 1].
             one_noise: Whether all get the noise of image 0, so that they differ by ``x0`` alone.
         """
@@ -116,14 +115,16 @@ class Pipeline:
         Args:
             labels: Classes, shape ``(N,)``.
             seed: As of ``draw``.
-            x0: The images, as ``models.pixels.encode`` makes them, shape ``(N, C, H, W)``.
+            x0: The images, as ``space.encode`` makes them, shape ``(N, C, H, W)``.
             keep: Which pixels stay, bool, shape ``(N, 1, H, W)``.
             resamplings: How often each step is made, at least 1.
         """
         return self._draw(
             labels,
             seed,
-            lambda rows, sampler: inpaint(sampler, x0[rows], keep[rows], resamplings),
+            lambda rows, sampler: inpaint(
+                sampler, x0[rows], self.space.keep(keep[rows]), resamplings
+            ),
         )
 
     def restore(self, labels: Tensor, seed: int, noisy: Tensor, noise_sigma: float) -> Tensor:
@@ -132,10 +133,18 @@ class Pipeline:
         Args:
             labels: Classes, shape ``(N,)``.
             seed: As of ``draw``.
-            noisy: The images, as ``models.pixels.encode`` makes them, shape ``(N, C, H, W)``; they
+            noisy: The images, as ``space.encode`` makes them, shape ``(N, C, H, W)``; they
                 may go beyond [-1, 1], but need not: little is lost where noise was clipped.
             noise_sigma: Standard deviation of the noise, above 0; from black to white is 2.
+
+        Raises:
+            UsageError: If the model draws latents, which have no noise of pixels.
         """
+        if self.config.data.codec is not None:
+            raise UsageError(
+                "noise_sigma: the model draws latents, and noise of pixels is none of theirs; "
+                "init_image with strength draws variations"
+            )
         return self._draw(
             labels, seed, lambda rows, sampler: restore(sampler, noisy[rows], noise_sigma)
         )
@@ -148,7 +157,7 @@ class Pipeline:
             seed: Where the path starts.
             other_seed: Where it ends; see ``editing.interpolate``.
         """
-        share, shape = torch.linspace(0, 1, len(labels)), image_shape(self.config)
+        share, shape = torch.linspace(0, 1, len(labels)), x0_shape(self.config)
         return self._draw(
             labels,
             seed,
@@ -172,6 +181,7 @@ class Pipeline:
                 draw(
                     self.network,
                     self.config,
+                    self.space,
                     labels[rows],
                     seed,
                     indices[rows],
@@ -180,72 +190,3 @@ class Pipeline:
                 )
             )
         return torch.cat(parts)
-
-
-def load(
-    model: str,
-    weights: str = "ema",
-    sampler: dict[str, object] | None = None,
-    name: str | None = None,
-) -> Pipeline:
-    """Load a trained model.
-
-    Args:
-        model: A run's directory, a checkpoint's, or an exported model's; a path or URL.
-        weights: ``"ema"`` or ``"raw"``.
-        sampler: Changes to the ``sampler`` section; None values are ignored.
-        name: Its source, where that is not the directory; None if it is.
-
-    Returns:
-        The pipeline, on the GPU if there is one.
-
-    Raises:
-        UsageError: If there is no model, or not with those weights.
-        StorageError: If it is damaged.
-        ConfigError: If the changed sampler contradicts the model.
-    """
-    directory = Directory(model)
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch)
-        found = fetch(directory, local)
-        source = name or found
-        file = local / WEIGHTS[weights]
-        if not file.exists():
-            raise UsageError(f"{source} has no {weights} weights ({WEIGHTS[weights]})")
-        config = configs.from_yaml((local / "config.yaml").read_text(), f"{source}/config.yaml")
-        changes = {f"sampler.{k}": v for k, v in (sampler or {}).items() if v is not None}
-        config = configs.override(config, changes)
-        options.use(config.run.storage_options)  # the dataset is where the run's was
-        network = build(config)
-        network.load_state_dict(load_file(file))
-        profile = _profile(local)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pipeline(config, network.eval().requires_grad_(False).to(device), source, profile)
-
-
-def _profile(model: Path) -> Tensor | None:
-    """The profile in a checkpoint's state, or beside an exported model's weights."""
-    state, alone = model / "state.json", model / "profile.json"
-    if state.exists():
-        found = json.loads(state.read_text()).get("profile")
-    else:
-        found = json.loads(alone.read_text()) if alone.exists() else None
-    return torch.tensor(found, dtype=torch.float64) if found else None
-
-
-def fetch(directory: Directory, into: Path) -> str:
-    """Bring a model to this machine; where it came from."""
-    if checkpoint.names(directory):
-        name = checkpoint.fetch_newest(directory, into, warn)
-        if name is None:
-            raise StorageError(f"{directory.url} has no whole checkpoint")
-        return f"{directory.url}/{name}"
-    if not {"config.yaml", "ema.safetensors"} <= set(directory.names()):
-        raise UsageError(
-            f"{directory.url} is no model: it is neither a run with a checkpoint, "
-            "nor a checkpoint, nor an exported model"
-        )
-    problem = directory.fetch("", into)
-    if problem is not None:
-        raise StorageError(f"{directory.url} {problem}")
-    return directory.url

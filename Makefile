@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # What `make lock` holds fast; all else is the newest that goes with them.
 PINS := torch==2.13.0 ray==2.60.0 mlflow==3.17.2 webdataset==1.0.2 prometheus-client==0.26.0 fsspec==2026.9.0
 
-.PHONY: demo test chaos check format bench monitoring mlflow lock clean
+.PHONY: demo demo-latent test chaos check format bench monitoring mlflow lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m ray_diffusion.train digits
@@ -17,6 +17,15 @@ demo: $(VENV)/.installed
 	  && echo "browse     make mlflow, then open 'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'" \
 	  && echo "change     $(BIN)/python -m ray_diffusion.train run.name=linear diffusion.beta_schedule=linear" \
 	  && echo "all keys   $(BIN)/python -m ray_diffusion.train --help"
+
+demo-latent: $(VENV)/.installed
+	@$(BIN)/python -m ray_diffusion.train autoencoder-shapes
+	@echo && $(BIN)/python -m ray_diffusion.encode source=builtin:shapes image_size=32 \
+	  codec=runs/autoencoder-shapes out=datasets/latent-shapes
+	@echo && $(BIN)/python -m ray_diffusion.train latent-shapes
+	@echo && $(BIN)/python -m ray_diffusion.evaluate runs/latent-shapes
+	@echo && $(BIN)/python -m ray_diffusion.sample runs/latent-shapes num_images=60 out=runs/latent-shapes/samples/grid.png
+	@echo && echo "look at    runs/latent-shapes/samples/grid.png, and runs/autoencoder-shapes/samples for reconstructions"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not chaos"
@@ -38,6 +47,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/order.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/tracking.py
+	$(BIN)/python benchmarks/latent.py
 
 # Alert rules and a dashboard, from the definitions of the metrics.
 monitoring: $(VENV)/.installed

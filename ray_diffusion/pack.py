@@ -114,7 +114,8 @@ def _pack(request: PackRequest) -> None:
     from ray_diffusion.cluster.stages import progress, runner
     from ray_diffusion.data.packing.choose import check
     from ray_diffusion.data.packing.inputs import Columns, open_source
-    from ray_diffusion.data.packing.pack import REPORT, pack
+    from ray_diffusion.data.packing.output import REPORT
+    from ray_diffusion.data.packing.pack import pack
     from ray_diffusion.data.packing.preview import preview
     from ray_diffusion.data.packing.report import next_commands
     from ray_diffusion.data.packing.request import earlier, request_of

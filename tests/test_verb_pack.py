@@ -9,7 +9,7 @@ from toy_source import png
 
 from ray_diffusion import errors, pack
 from ray_diffusion.data.manifest import Manifest, read_manifest
-from ray_diffusion.data.packing.pack import NOTES
+from ray_diffusion.data.packing.output import NOTES
 from ray_diffusion.storage import MANIFEST
 
 SIDE = 24

@@ -13,6 +13,7 @@ from local_cluster import Cluster, wait_for
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.chaos
 def test_five_killed_workers_leave_no_trace(cluster: Cluster, undisturbed: Path, tmp_path: Path):
     chance = random.Random(0)
     training = cluster.start(*command(tmp_path, "cluster.max_failures=5"))

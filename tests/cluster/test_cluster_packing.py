@@ -11,7 +11,7 @@ import pytest
 from local_cluster import Cluster
 from toy_source import png
 
-from ray_diffusion.data.packing.pack import NOTES, REPORT
+from ray_diffusion.data.packing.output import NOTES, REPORT
 from ray_diffusion.storage import MANIFEST
 
 pytestmark = pytest.mark.ray

@@ -11,9 +11,7 @@ from ray_diffusion.data.packing.choose import Choice, check, choose
 from ray_diffusion.data.packing.images import Finding
 from ray_diffusion.data.packing.inspect import InspectTask, inspect_records
 from ray_diffusion.data.packing.moments import Moments
-from ray_diffusion.data.packing.output import NOTES as NOTES
-from ray_diffusion.data.packing.output import REPORT as REPORT
-from ray_diffusion.data.packing.output import notes_of, refuse_lost, sizes, tidy
+from ray_diffusion.data.packing.output import REPORT, notes_of, refuse_lost, sizes, tidy
 from ray_diffusion.data.packing.recipe import Recipe
 from ray_diffusion.data.packing.report import PICTURES, report
 from ray_diffusion.data.packing.request import earlier, request_of
